@@ -1,0 +1,459 @@
+"""The Aligner: a query and a draft in, a corrected answer out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from aligner_chains import portal
+from aligner_chains.backends.base import Backend, GenerationChunk, GenerationRequest, ModelInfo
+from aligner_chains.budget import fit
+from aligner_chains.concurrency import map_ordered
+from aligner_chains.correction import Correction, CorrectionChunk
+from aligner_chains.errors import (
+    AlignerError,
+    ConfigurationError,
+    CorrectionsFailedError,
+    StreamInterruptedError,
+)
+from aligner_chains.exchange import Exchange
+from aligner_chains.feedback import Feedback
+from aligner_chains.guard import Guard
+from aligner_chains.job import Job, Options
+from aligner_chains.model_config import EMBEDDED_PATH, AlignerConfig, config_for_model
+from aligner_chains.prompts import PromptFormat, PromptFormatName
+from aligner_chains.prompts import prompt_format as find_prompt_format
+from aligner_chains.resilience import with_retries
+from aligner_chains.settings import OnFailure, Settings, check_on_failure, check_positive
+
+logger = logging.getLogger("aligner_chains")
+
+
+class Aligner:
+    """Corrects draft answers with an Aligner model (arXiv 2402.02416).
+
+    `Aligner()` takes its model from the environment (`ALIGNER_URL`, `ALIGNER_MODEL`, ...; see `Settings`) and is the
+    embedded one where nothing is set. `from_tgi`, `from_openai`, `from_pretrained` and `embedded` say which.
+
+    An Aligner may be shared by any number of threads and event loops. It holds connections open; they close with the
+    event loop, or by `close`, `aclose` or a `with` block.
+
+    Args:
+        backend: What runs the model; `None` for the one that the environment names.
+        prompt_format: The format that the model was trained on, where its name does not tell.
+        feedback: What to make answers more of; a name, an objective or a `Feedback`.
+        on_failure: When no whole, valid correction arrives: `"raise"` the error, pass the `"draft"` on, or `"refuse"`
+            with a fixed sentence. The last two are labelled by the outcome `failed` and the error.
+        timeout: Seconds for a whole correction, retries included; `math.inf` for no limit.
+        max_new_tokens: The most tokens that a correction may have; by default what the model's context leaves.
+        min_confidence: The least mean token probability (0 to 1) of a correction that is trusted; below it the draft
+            stays.
+        guard: All rules for trusting a correction; by default those that come with the model.
+        max_concurrency: How many of `correct_many`'s corrections, and of requests at a server, are under way at once.
+
+    Raises:
+        ConfigurationError: An argument, or a variable in the environment, is not of its kind.
+    """
+
+    def __init__(
+        self,
+        backend: Backend | None = None,
+        *,
+        prompt_format: PromptFormat | PromptFormatName | None = None,
+        feedback: Feedback | str | None = None,
+        on_failure: OnFailure | None = None,
+        timeout: float | None = None,
+        max_new_tokens: int | None = None,
+        min_confidence: float | None = None,
+        guard: Guard | None = None,
+        max_concurrency: int | None = None,
+    ) -> None:
+        settings = Settings() if backend is not None else Settings.from_env()
+        self._max_concurrency = int(check_positive("max_concurrency", max_concurrency or settings.max_concurrency))
+        self._backend = backend or _backend_from(settings, self._max_concurrency)
+        name = prompt_format or settings.prompt
+        self._prompt_format = find_prompt_format(name) if name else None
+        feedback = feedback if feedback is not None else settings.feedback
+        self._options = Options(
+            feedback=Feedback.HELPFUL_AND_HARMLESS if feedback is None else Feedback.of(feedback),
+            on_failure=check_on_failure(on_failure or settings.on_failure),
+            timeout=settings.timeout,
+            max_new_tokens=settings.max_new_tokens,
+        ).updated(timeout=timeout, max_new_tokens=max_new_tokens)
+        self._guard = guard
+        self._min_confidence = min_confidence if min_confidence is not None else settings.min_confidence
+        if self._min_confidence is not None:
+            Guard(min_confidence=self._min_confidence)  # refuses what is no probability
+        self._configs: dict[str, AlignerConfig] = {}
+
+    @classmethod
+    def from_tgi(
+        cls,
+        url: str,
+        *,
+        api_key: str | None = None,
+        max_concurrency: int = 64,
+        parameters: Mapping[str, object] | None = None,
+        **options: Any,
+    ) -> Aligner:
+        """An Aligner behind Text Generation Inference.
+
+        Args:
+            url: The server's root, `http://gpu-1:8080`.
+            api_key: The server's `--api-key`.
+            max_concurrency: The most requests under way at once.
+            parameters: TGI's generation parameters over the default of greedy decoding.
+            **options: What `Aligner` takes.
+        """
+        from aligner_chains.backends.tgi import TgiBackend
+
+        backend = TgiBackend(url, api_key=api_key, max_concurrency=max_concurrency, parameters=parameters)
+        return cls(backend, max_concurrency=max_concurrency, **options)
+
+    @classmethod
+    def from_openai(
+        cls,
+        url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        max_concurrency: int = 64,
+        max_total_tokens: int | None = None,
+        parameters: Mapping[str, object] | None = None,
+        **options: Any,
+    ) -> Aligner:
+        """An Aligner behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp, `transformers serve`.
+
+        Args:
+            url: The address that ends in `/v1`.
+            model: The model's name there; may be left out if there is only one.
+            api_key: The server's key.
+            max_concurrency: The most requests under way at once.
+            max_total_tokens: The model's context in tokens, where the server does not tell.
+            parameters: Further fields of the request, over the default of greedy decoding.
+            **options: What `Aligner` takes.
+        """
+        from aligner_chains.backends.openai import OpenAIBackend
+
+        backend = OpenAIBackend(
+            url,
+            model=model,
+            api_key=api_key,
+            max_concurrency=max_concurrency,
+            max_total_tokens=max_total_tokens,
+            parameters=parameters,
+        )
+        return cls(backend, max_concurrency=max_concurrency, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, *, device: str | None = None, dtype: str | None = None, **options: Any
+    ) -> Aligner:
+        """An Aligner that runs in this process, on transformers.
+
+        Args:
+            model: A folder or hub id of a causal language model.
+            device: `"cuda"`, `"mps"`, `"cpu"`, ...; by default the best there is.
+            dtype: `"bfloat16"`, `"float32"`, ...; by default what suits the device.
+            **options: What `Aligner` takes.
+
+        Raises:
+            ModelLoadError: There is no such model, or it is not a causal language model.
+            PromptFormatError: Nothing tells which prompt format the model was trained on.
+            MissingDependencyError: torch or transformers is not installed.
+        """
+        from aligner_chains.backends.local import LocalBackend
+
+        if options.get("prompt_format") is None:
+            config_for_model(str(model))  # what is unknown now would fail at the first draft
+        return cls(LocalBackend.from_pretrained(model, device=device, dtype=dtype), **options)
+
+    @classmethod
+    def embedded(cls, **options: Any) -> Aligner:
+        """The small Aligner that comes with the package: on the CPU, offline, for trying things out.
+
+        Args:
+            **options: What `Aligner` takes.
+        """
+        return cls.from_pretrained(EMBEDDED_PATH, device="cpu", dtype="float32", **options)
+
+    def __repr__(self) -> str:
+        options = self._options
+        return f"Aligner({self._backend!r}, feedback={options.feedback.objective!r}, on_failure={options.on_failure!r})"
+
+    async def acorrect(
+        self,
+        query: str,
+        draft: str,
+        *,
+        feedback: Feedback | str | None = None,
+        on_failure: OnFailure | None = None,
+        timeout: float | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Correction:
+        """The corrected answer.
+
+        Args:
+            query: What the user asked.
+            draft: The answer to correct.
+            feedback: For this draft, in place of the Aligner's own.
+            on_failure: For this draft, in place of the Aligner's own.
+            timeout: For this draft, in place of the Aligner's own, in seconds.
+            max_new_tokens: For this draft, in place of the Aligner's own.
+
+        Raises:
+            InvalidTypeError: Query or draft is not a string.
+            AlignerError: With `on_failure="raise"`, whatever kept a whole, valid correction from arriving.
+        """
+        job = Job.begin(
+            query,
+            draft,
+            self._options.updated(
+                feedback=feedback, on_failure=on_failure, timeout=timeout, max_new_tokens=max_new_tokens
+            ),
+        )
+        try:
+            return await job.deadline.bound(lambda: self._correct(job))
+        except AlignerError as error:
+            return job.failed(error)
+
+    async def astream(
+        self,
+        query: str,
+        draft: str,
+        *,
+        feedback: Feedback | str | None = None,
+        on_failure: OnFailure | None = None,
+        timeout: float | None = None,
+        max_new_tokens: int | None = None,
+    ) -> AsyncGenerator[CorrectionChunk, None]:
+        """Yields the corrected answer as it is written; the last chunk carries the whole `Correction`.
+
+        With a guard nothing is yielded before the correction is whole and trusted. Closing the generator stops the
+        model.
+
+        Args:
+            query: What the user asked.
+            draft: The answer to correct.
+            feedback: For this draft, in place of the Aligner's own.
+            on_failure: For this draft, in place of the Aligner's own; a failure after the first chunk always raises.
+            timeout: For this draft, in place of the Aligner's own, in seconds.
+            max_new_tokens: For this draft, in place of the Aligner's own.
+
+        Raises:
+            InvalidTypeError: Query or draft is not a string.
+            StreamInterruptedError: It failed after a part was yielded; the part is in its `sent`.
+            AlignerError: With `on_failure="raise"`, whatever kept the first chunk from arriving.
+        """
+        job = Job.begin(
+            query,
+            draft,
+            self._options.updated(
+                feedback=feedback, on_failure=on_failure, timeout=timeout, max_new_tokens=max_new_tokens
+            ),
+        )
+        sent: list[str] = []
+        try:
+            async with aclosing(self._stream(job)) as chunks:
+                async for chunk in chunks:
+                    if chunk.text:
+                        sent.append(chunk.text)
+                    yield chunk
+        except AlignerError as error:
+            if sent:
+                text = "".join(sent)
+                raise StreamInterruptedError(
+                    f"The correction broke off after {len(text)} characters that were handed out already, ending in "
+                    f"{text[-40:]!r}: {error}",
+                    sent=text,
+                ) from error
+            correction = job.failed(error)
+            yield CorrectionChunk(correction.text, correction)
+
+    def correct(
+        self,
+        query: str,
+        draft: str,
+        *,
+        feedback: Feedback | str | None = None,
+        on_failure: OnFailure | None = None,
+        timeout: float | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Correction:
+        """What `acorrect` returns, for code that is not async; works inside a running event loop too."""
+        return portal.run(
+            lambda: self.acorrect(
+                query, draft, feedback=feedback, on_failure=on_failure, timeout=timeout, max_new_tokens=max_new_tokens
+            )
+        )
+
+    def stream(
+        self,
+        query: str,
+        draft: str,
+        *,
+        feedback: Feedback | str | None = None,
+        on_failure: OnFailure | None = None,
+        timeout: float | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Generator[CorrectionChunk, None, None]:
+        """What `astream` yields, for code that is not async; works inside a running event loop too."""
+        return portal.iterate(
+            lambda: self.astream(
+                query, draft, feedback=feedback, on_failure=on_failure, timeout=timeout, max_new_tokens=max_new_tokens
+            )
+        )
+
+    async def acorrect_many(self, pairs: Iterable[tuple[str, str]], **options: Any) -> list[Correction]:
+        """The corrections of many (query, draft) pairs, in their order, `max_concurrency` at a time.
+
+        Args:
+            pairs: Queries and drafts.
+            **options: What `acorrect` takes, for all pairs.
+
+        Raises:
+            CorrectionsFailedError: With `on_failure="raise"`, after all pairs were tried, if some failed; it carries
+                the others.
+        """
+
+        async def attempt(pair: tuple[str, str]) -> Correction | AlignerError:
+            try:
+                return await self.acorrect(*pair, **options)
+            except AlignerError as error:
+                return error
+
+        results = [result async for result in map_ordered(attempt, pairs, limit=self._max_concurrency)]
+        errors = {index: result for index, result in enumerate(results) if isinstance(result, AlignerError)}
+        corrections = [None if isinstance(result, AlignerError) else result for result in results]
+        if errors:
+            raise CorrectionsFailedError(corrections, errors)
+        return [correction for correction in corrections if correction is not None]
+
+    def correct_many(self, pairs: Iterable[tuple[str, str]], **options: Any) -> list[Correction]:
+        """What `acorrect_many` returns, for code that is not async."""
+        return portal.run(lambda: self.acorrect_many(pairs, **options))
+
+    async def aclose(self) -> None:
+        """Closes the connections of this event loop, and unloads a local model."""
+        await self._backend.aclose()
+
+    def close(self) -> None:
+        """Closes the connections that `correct` and its siblings use, and unloads a local model."""
+        portal.run(self.aclose)
+
+    async def __aenter__(self) -> Aligner:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> Aligner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _correct(self, job: Job) -> Correction:
+        request, exchange, guard = await with_retries(lambda: self._prepare(job), job.deadline)
+        generation = await with_retries(lambda: self._backend.generate(request), job.deadline)
+        reader = exchange.reader()
+        reader.read(generation.text)
+        reader.finish()
+        return job.concluded(reader, generation, guard)
+
+    async def _stream(self, job: Job) -> AsyncGenerator[CorrectionChunk, None]:
+        # The deadline bounds each wait for the server, never the time that the consumer takes between two chunks: a
+        # cancel scope must not be open across a yield.
+        request, exchange, guard = await job.deadline.bound(
+            lambda: with_retries(lambda: self._prepare(job), job.deadline)
+        )
+        stream, chunk = await job.deadline.bound(lambda: with_retries(lambda: self._open_stream(request), job.deadline))
+        reader = exchange.reader()
+        async with aclosing(stream):
+            while True:
+                piece = reader.read(chunk.text)
+                if chunk.generation is not None:
+                    piece += reader.finish()
+                    correction = job.concluded(reader, chunk.generation, guard)
+                    yield CorrectionChunk(correction.text if guard.is_on else piece, correction)
+                    return
+                if piece and not guard.is_on:
+                    yield CorrectionChunk(piece)
+                chunk = await job.deadline.bound(lambda: anext(stream))
+
+    async def _open_stream(
+        self, request: GenerationRequest
+    ) -> tuple[AsyncGenerator[GenerationChunk, None], GenerationChunk]:
+        # A stream that dies before its first token has said nothing yet, and can be opened again.
+        stream = self._backend.stream(request)
+        try:
+            return stream, await anext(stream)
+        except BaseException:
+            await stream.aclose()
+            raise
+
+    async def _prepare(self, job: Job) -> tuple[GenerationRequest, Exchange, Guard]:
+        info = await self._backend.info()
+        prompt_format, guard = self._known_about(info)
+        exchange = Exchange.prepare(
+            job.query,
+            job.draft,
+            job.options.feedback,
+            prompt_format=prompt_format,
+            special_tokens=info.special_tokens,
+        )
+        room = await fit(
+            exchange.prompt,
+            job.draft,
+            info=info,
+            backend=self._backend,
+            max_new_tokens=job.options.max_new_tokens,
+        )
+        return GenerationRequest(exchange.prompt, room, logprobs=guard.needs_logprobs), exchange, guard
+
+    def _known_about(self, info: ModelInfo) -> tuple[PromptFormat, Guard]:
+        config = self._configs.get(info.name)
+        if config is None:
+            config = AlignerConfig(self._prompt_format) if self._prompt_format else config_for_model(info.name)
+            if self._guard is not None:
+                config = replace(config, guard=self._guard)
+            if self._min_confidence is not None:
+                config = replace(config, guard=replace(config.guard, min_confidence=self._min_confidence))
+            self._configs[info.name] = config
+        return config.prompt_format, config.guard
+
+
+def _backend_from(settings: Settings, max_concurrency: int) -> Backend:
+    if settings.url is None:
+        from aligner_chains.backends.local import LocalBackend
+
+        if settings.model is not None:
+            return LocalBackend.from_pretrained(settings.model)
+        logger.warning(
+            "Neither ALIGNER_URL nor ALIGNER_MODEL is set: this is the embedded Aligner, which shows how things work "
+            "and is too small for production."
+        )
+        return LocalBackend.from_pretrained(EMBEDDED_PATH, device="cpu", dtype="float32")
+    if settings.url.rstrip("/").endswith("/v1"):
+        from aligner_chains.backends.openai import OpenAIBackend
+
+        return OpenAIBackend(
+            settings.url, model=settings.model, api_key=settings.api_key, max_concurrency=max_concurrency
+        )
+    if settings.model is not None:
+        raise ConfigurationError(
+            f"ALIGNER_MODEL={settings.model!r} names a model of an OpenAI-compatible server, but "
+            f"ALIGNER_URL={settings.url!r} does not end in /v1. For TGI leave ALIGNER_MODEL out."
+        )
+    from aligner_chains.backends.tgi import TgiBackend
+
+    return TgiBackend(settings.url, api_key=settings.api_key, max_concurrency=max_concurrency)

@@ -1,0 +1,250 @@
+"""HTTP for the backends: one aiohttp session an event loop, and every way a server can fail as an error of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from aligner_chains.backends.sse import events
+from aligner_chains.correction import FinishReason
+from aligner_chains.errors import (
+    AlignerError,
+    BackendAuthenticationError,
+    BackendConnectionError,
+    BackendError,
+    BackendNotFoundError,
+    ConfigurationError,
+    GatewayError,
+    GenerationError,
+    IncompleteResponseError,
+    OverloadedError,
+    ProtocolError,
+    RequestRejectedError,
+)
+
+_ERROR_BY_STATUS: dict[int, type[BackendError]] = {
+    400: RequestRejectedError,
+    401: BackendAuthenticationError,
+    403: BackendAuthenticationError,
+    404: BackendNotFoundError,
+    405: BackendNotFoundError,
+    413: RequestRejectedError,
+    415: RequestRejectedError,
+    422: RequestRejectedError,
+    424: GenerationError,
+    429: OverloadedError,
+    500: GenerationError,
+    502: GatewayError,
+    503: OverloadedError,
+    504: GatewayError,
+}
+_ADVICE: dict[type[BackendError], str] = {
+    BackendAuthenticationError: "Set api_key= or ALIGNER_API_KEY to the key that the server was started with.",
+    BackendNotFoundError: (
+        "Check the address. Aligner.from_tgi takes the server's root (http://host:8080), "
+        "Aligner.from_openai an address that ends in /v1."
+    ),
+    OverloadedError: (
+        "Lower max_concurrency, raise timeout, or give the server more room (TGI: --max-concurrent-requests)."
+    ),
+    GatewayError: "A proxy in front of the server answered: look whether the server behind it is up.",
+}
+_EXCERPT_LENGTH = 200
+
+
+class _Session(NamedTuple):
+    client: aiohttp.ClientSession
+    keeper: AsyncGenerator[None, None]
+
+
+class HttpClient:
+    """Requests to one server.
+
+    Args:
+        url: The server's address, `http://` or `https://`.
+        api_key: Sent as a bearer token with every request.
+        max_concurrency: The most requests under way at once in an event loop; more wait their turn.
+
+    Raises:
+        ConfigurationError: The address is not one.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None, max_concurrency: int) -> None:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigurationError(f"{url!r} is not a server's address. Give one like 'http://localhost:8080'.")
+        if max_concurrency < 1:
+            raise ConfigurationError(f"max_concurrency must be at least 1, not {max_concurrency!r}.")
+        self.url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._max_concurrency = max_concurrency
+        self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
+
+    async def get(self, path: str) -> Any:
+        """The JSON that the server answers to a GET."""
+        async with self._request("GET", path, None) as response:
+            return await self._json(response)
+
+    async def post(self, path: str, body: object) -> tuple[Any, Mapping[str, str]]:
+        """The JSON that the server answers to a POST, and its headers."""
+        async with self._request("POST", path, body) as response:
+            return await self._json(response), response.headers
+
+    async def post_stream(self, path: str, body: object) -> AsyncGenerator[Any, None]:
+        """Yields the JSON of each server-sent event that answers a POST; ends at `[DONE]` or with the response.
+
+        Closing the generator drops the connection, which tells the server to stop.
+        """
+        async with self._request("POST", path, body) as response:
+            if response.content_type != "text/event-stream":
+                raise ProtocolError(
+                    f"POST {self.url}{path} should stream events, but answered {response.content_type!r}: "
+                    f"{_excerpt(await response.text(errors='replace'))}.",
+                    status=response.status,
+                )
+            try:
+                async for data in events(response.content.iter_any()):
+                    if data.strip() == "[DONE]":
+                        return
+                    yield json.loads(data)
+            except ValueError as error:
+                raise ProtocolError(
+                    f"POST {self.url}{path} streamed an event that is not JSON in UTF-8: {error}."
+                ) from error
+
+    async def aclose(self) -> None:
+        """Closes the connections of the event loop that this runs in."""
+        session = self._sessions.get(asyncio.get_running_loop())
+        if session is not None:
+            await session.keeper.aclose()
+
+    async def _client(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        if loop not in self._sessions:
+            client = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._max_concurrency),
+                # The deadline is the Aligner's, around everything; limits of aiohttp's own would only get in its way.
+                timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None),
+                headers=self._headers,
+            )
+            keeper = self._keep_open(client)
+            self._sessions[loop] = _Session(client, keeper)
+            await anext(keeper)
+        return self._sessions[loop].client
+
+    async def _keep_open(self, client: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
+        # A loop closes its unfinished async generators when it shuts down (asyncio.run and the like), and so this
+        # session: nobody has to close an Aligner by hand to leave without a warning.
+        try:
+            yield
+        finally:
+            del self._sessions[asyncio.get_running_loop()]
+            await client.close()
+
+    @asynccontextmanager
+    async def _request(self, method: str, path: str, body: object) -> AsyncIterator[aiohttp.ClientResponse]:
+        client = await self._client()
+        where = f"{method} {self.url}{path}"
+        try:
+            async with client.request(method, self.url + path, json=body, allow_redirects=False) as response:
+                if response.status != HTTPStatus.OK:
+                    raise await self._error(response, where)
+                yield response
+        except AlignerError:
+            raise  # some of ours are OSErrors too
+        except aiohttp.ClientPayloadError as error:
+            raise IncompleteResponseError(
+                f"{where}: the connection broke before the response was whole ({error})."
+            ) from error
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+            raise ConfigurationError(f"{self.url!r} is not a server's address: {error}.") from error
+        except aiohttp.ClientResponseError as error:
+            raise ProtocolError(f"{where}: what answers there does not speak HTTP: {error.message}.") from error
+        except (aiohttp.ClientConnectionError, OSError) as error:
+            raise BackendConnectionError(
+                f"{where}: cannot reach the server ({str(error) or type(error).__name__}). "
+                "Is it running, and is the address right?"
+            ) from error
+
+    async def _json(self, response: aiohttp.ClientResponse) -> Any:
+        body = await response.read()
+        try:
+            return json.loads(body)
+        except ValueError as error:
+            raise ProtocolError(
+                f"{response.method} {response.url} should answer JSON, but answered {response.content_type!r}: "
+                f"{_excerpt(body.decode(errors='replace'))}. {_ADVICE[BackendNotFoundError]}",
+                status=response.status,
+            ) from error
+
+    async def _error(self, response: aiohttp.ClientResponse, where: str) -> BackendError:
+        text = await response.text(encoding="utf-8", errors="replace")
+        return error_for_status(
+            response.status,
+            f"{where} answered {response.status}: {message_in(text)}.",
+            retry_after=_seconds(response.headers.get("Retry-After")),
+        )
+
+
+def error_for_status(status: int, message: str, *, retry_after: float | None = None) -> BackendError:
+    """The error that an HTTP status stands for, with what to do about it."""
+    kind = _ERROR_BY_STATUS.get(status)
+    if kind is None:
+        kind = GenerationError if status >= HTTPStatus.INTERNAL_SERVER_ERROR else ProtocolError
+    advice = _ADVICE.get(kind)
+    return kind(f"{message} {advice}" if advice else message, status=status, retry_after=retry_after)
+
+
+def message_in(text: str) -> str:
+    """The human part of an error's body in the shapes of TGI, OpenAI and FastAPI; else its beginning."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return _excerpt(text)
+    for name in ("error", "message", "detail"):
+        if isinstance(body, dict) and body.get(name):
+            body = body[name]
+    return body[:_EXCERPT_LENGTH] if isinstance(body, str) else _excerpt(json.dumps(body))
+
+
+@contextmanager
+def parsing(where: str) -> Iterator[None]:
+    """Turns what goes wrong while an answer is taken apart into a `ProtocolError`: it is not as the protocol says."""
+    try:
+        yield
+    except AlignerError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ProtocolError(
+            f"{where} answered in a shape that its protocol does not have ({type(error).__name__}: {error})."
+        ) from error
+
+
+def finish_reason(value: object, where: str) -> FinishReason:
+    """The reason why a model stopped, in our words.
+
+    Raises:
+        GenerationError: It did not stop, it was stopped: by a content filter, say.
+    """
+    if value == "length":
+        return "length"
+    if value in ("stop", "eos_token", "stop_sequence"):
+        return "stop"
+    raise GenerationError(f"{where}: the answer was broken off (finish_reason {value!r}).")
+
+
+def _excerpt(text: str) -> str:
+    text = " ".join(text.split())
+    return repr(text if len(text) <= _EXCERPT_LENGTH else text[:_EXCERPT_LENGTH] + "...") if text else "an empty body"
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    # Retry-After may also be a date; servers of language models send seconds.
+    return float(retry_after) if retry_after and retry_after.isdecimal() else None

@@ -1,0 +1,78 @@
+"""Lengths: whether query and draft fit into the model's context, and how long the correction may become."""
+
+from __future__ import annotations
+
+from aligner_chains.backends.base import Backend, ModelInfo
+from aligner_chains.errors import ContextLengthError
+from aligner_chains.prompts import Prompt
+
+# A token stands for at least one byte of UTF-8, so a prompt has no more tokens than bytes, plus what starts a
+# sequence and what a chat template puts around each message.
+_EXTRA_TOKENS = 8
+_EXTRA_TOKENS_PER_MESSAGE = 64
+
+# The longest tokens in use stand for runs of about this many bytes.
+_MOST_BYTES_PER_TOKEN = 128
+
+# No correction is longer than this many times its draft (in bytes, taken as tokens) and this many tokens.
+_ROOM_BY_DRAFT = 4
+_LEAST_ROOM = 1024
+
+
+async def fit(prompt: Prompt, draft: str, *, info: ModelInfo, backend: Backend, max_new_tokens: int | None) -> int:
+    """The most tokens that the correction may have: `max_new_tokens`, or else what the context leaves.
+
+    The server is asked for the exact length of the prompt only where a bound that needs no request does not settle
+    it, so that all but the longest drafts cost one request; megabytes are refused without one.
+
+    Args:
+        prompt: What the model is to read.
+        draft: The draft in it.
+        info: The model's limits.
+        backend: Counts tokens.
+        max_new_tokens: What the user allows, if anything.
+
+    Raises:
+        ContextLengthError: The prompt, or the prompt and `max_new_tokens`, do not fit.
+    """
+    wanted = max_new_tokens or max(_LEAST_ROOM, _ROOM_BY_DRAFT * len(draft.encode()))
+    if info.max_total_tokens is None and info.max_input_tokens is None:
+        return wanted
+    at_most = _most_tokens(prompt)
+    if _room(at_most, info) >= wanted:
+        return max_new_tokens or _room(at_most, info)
+    at_least = at_most // _MOST_BYTES_PER_TOKEN
+    counted = at_least if _room(at_least, info) < 1 else await backend.count_tokens(prompt)
+    if counted is None:
+        return wanted  # the server decides, and says so when it refuses
+    room = _room(counted, info)
+    if room < (max_new_tokens or 1):
+        raise _too_long(counted, info, max_new_tokens)
+    return max_new_tokens or room
+
+
+def _most_tokens(prompt: Prompt) -> int:
+    if isinstance(prompt, str):
+        return len(prompt.encode()) + _EXTRA_TOKENS
+    return sum(len(message["content"].encode()) + _EXTRA_TOKENS_PER_MESSAGE for message in prompt) + _EXTRA_TOKENS
+
+
+def _room(prompt_tokens: int, info: ModelInfo) -> int:
+    if info.max_input_tokens is not None and prompt_tokens > info.max_input_tokens:
+        return 0
+    return info.max_total_tokens - prompt_tokens if info.max_total_tokens is not None else _LEAST_ROOM
+
+
+def _too_long(prompt_tokens: int, info: ModelInfo, max_new_tokens: int | None) -> ContextLengthError:
+    limits = [info.max_total_tokens - (max_new_tokens or 1)] if info.max_total_tokens is not None else []
+    if info.max_input_tokens is not None:
+        limits.append(info.max_input_tokens)
+    limit = min(limits)
+    less = f" beside max_new_tokens={max_new_tokens}" if max_new_tokens else ""
+    return ContextLengthError(
+        f"Query and draft make a prompt of at least {prompt_tokens} tokens, but {info.name!r} "
+        f"has room for {limit}{less}. "
+        "Nothing was sent: shorten them, correct the draft in parts, or serve the Aligner with a longer context.",
+        prompt_tokens=prompt_tokens,
+        limit=limit,
+    )

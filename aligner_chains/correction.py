@@ -1,0 +1,144 @@
+"""What a user gets back: a correction, the chunks of a streamed one, and the difference to the draft."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from aligner_chains.errors import AlignerError
+
+#: What became of a draft. `corrected`: the Aligner changed it. `unchanged`: the Aligner copied it. `skipped`: the
+#: Aligner's answer was not asked for or not trusted, the draft stays. `failed`: no correction arrived, `on_failure`
+#: chose the text.
+Outcome: TypeAlias = Literal["corrected", "unchanged", "skipped", "failed"]
+FinishReason: TypeAlias = Literal["stop", "length"]
+
+_WORDS_AND_SPACES = re.compile(r"\s+|\w+|[^\w\s]")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that a correction took.
+
+    Attributes:
+        input_tokens: Length of the prompt, in tokens.
+        output_tokens: Length of what the Aligner wrote, in tokens.
+    """
+
+    input_tokens: int
+    output_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and answer together."""
+        return self.input_tokens + self.output_tokens
+
+
+class DiffPart(NamedTuple):
+    """A stretch of text that draft and correction share, or that only one of them has."""
+
+    operation: Literal["equal", "delete", "insert"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A corrected answer, and how it came about.
+
+    Attributes:
+        text: The answer to use.
+        draft: The answer that was to be corrected.
+        query: What the user had asked.
+        outcome: What became of the draft: `corrected`, `unchanged`, `skipped` or `failed`.
+        reason: For `skipped`, why.
+        model: The Aligner's name, as its server gives it.
+        finish_reason: Why the Aligner stopped writing: at its end token (`stop`) or at a limit (`length`).
+        usage: Tokens read and written, where the server tells.
+        confidence: Mean probability of the Aligner's tokens, 0 to 1, where the server tells.
+        latency: Seconds from the call to the result, retries included.
+        error: For `failed`, what went wrong.
+    """
+
+    text: str
+    draft: str
+    query: str
+    outcome: Outcome
+    reason: str | None = None
+    model: str | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    confidence: float | None = None
+    latency: float = 0.0
+    error: AlignerError | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def changed(self) -> bool:
+        """Whether `text` differs from the draft."""
+        return self.text != self.draft
+
+    @cached_property
+    def edit_ratio(self) -> float:
+        """Share of the words that differ between draft and text: 0.0 for a copy, 1.0 for nothing in common."""
+        if not self.changed:
+            return 0.0
+        matcher = difflib.SequenceMatcher(None, self.draft.split(), self.text.split(), autojunk=False)
+        return 1.0 - matcher.ratio()
+
+    def diff(self) -> list[DiffPart]:
+        """The way from draft to text, word by word, as parts to show.
+
+        The `equal` and `delete` parts joined are the draft, the `equal` and `insert` parts joined are the text.
+        """
+        old, new = _WORDS_AND_SPACES.findall(self.draft), _WORDS_AND_SPACES.findall(self.text)
+        parts: list[DiffPart] = []
+        for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+            if tag == "equal":
+                parts.append(DiffPart("equal", "".join(old[i1:i2])))
+                continue
+            if i1 < i2:
+                parts.append(DiffPart("delete", "".join(old[i1:i2])))
+            if j1 < j2:
+                parts.append(DiffPart("insert", "".join(new[j1:j2])))
+        return parts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in JSON's types; `error` as its type and message."""
+        return {
+            "text": self.text,
+            "outcome": self.outcome,
+            "reason": self.reason,
+            "query": self.query,
+            "draft": self.draft,
+            "changed": self.changed,
+            "edit_ratio": round(self.edit_ratio, 4),
+            "confidence": None if self.confidence is None else round(self.confidence, 4),
+            "model": self.model,
+            "finish_reason": self.finish_reason,
+            "usage": None
+            if self.usage is None
+            else {"input_tokens": self.usage.input_tokens, "output_tokens": self.usage.output_tokens},
+            "latency": round(self.latency, 4),
+            "error": None if self.error is None else {"type": type(self.error).__name__, "message": str(self.error)},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectionChunk:
+    """A piece of a correction that is still being written.
+
+    Attributes:
+        text: What comes next; the texts of all chunks joined are the correction's text.
+        correction: On the last chunk, the whole correction.
+    """
+
+    text: str
+    correction: Correction | None = None
+
+    def __str__(self) -> str:
+        return self.text

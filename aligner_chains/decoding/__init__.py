@@ -1,0 +1,1 @@
+"""Decoding on local models: the only place with tensor code."""

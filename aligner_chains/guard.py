@@ -1,0 +1,96 @@
+"""The guard: whether a correction can be trusted, or the draft had better stay as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aligner_chains.errors import ConfigurationError
+
+_NGRAM = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What a correction must be like to be trusted. Each rule is off where it is `None` or `False`.
+
+    A small Aligner fails by losing its place in a copy; what it then writes is fluent nonsense, and its token
+    probabilities are low. The thresholds belong to a model and are calibrated on data that it was not trained on.
+
+    Attributes:
+        min_confidence: The least mean probability of a token, 0 to 1: `exp` of the mean log-probability.
+        min_token_confidence: The least probability of any single token, 0 to 1.
+        reject_repetition: Distrust four words in a row that the correction says more often than the draft does and says
+            at least twice: a model that loops.
+    """
+
+    min_confidence: float | None = None
+    min_token_confidence: float | None = None
+    reject_repetition: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("min_confidence", "min_token_confidence"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigurationError(f"{name} is a probability from 0 to 1, not {value!r}.")
+
+    @property
+    def needs_logprobs(self) -> bool:
+        """Whether the guard looks at token probabilities."""
+        return self.min_confidence is not None or self.min_token_confidence is not None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any rule is on, so that a correction must be whole before it can be shown."""
+        return self.needs_logprobs or self.reject_repetition
+
+    def doubt(self, text: str, *, draft: str, logprobs: Sequence[float] | None) -> str | None:
+        """Why this correction is not to be trusted; `None` if it is.
+
+        Args:
+            text: The correction.
+            draft: What it corrects.
+            logprobs: The natural log-probability of each of its tokens.
+
+        Raises:
+            ConfigurationError: A rule needs token probabilities and there are none.
+        """
+        if text == draft:
+            return None
+        if self.needs_logprobs:
+            if not logprobs:
+                raise ConfigurationError(
+                    "min_confidence needs the probabilities of tokens, and this server gives none. Leave it out, or "
+                    "serve the Aligner with TGI or vLLM."
+                )
+            mean, least = confidence(logprobs), math.exp(min(logprobs))
+            if self.min_confidence is not None and mean < self.min_confidence:
+                return f"not confident: mean token probability {mean:.2f} is below {self.min_confidence:g}"
+            if self.min_token_confidence is not None and least < self.min_token_confidence:
+                return f"not confident: lowest token probability {least:.2f} is below {self.min_token_confidence:g}"
+        if self.reject_repetition and (repeated := _repetition(text, draft)):
+            return f"repeats itself: {repeated!r}"
+        return None
+
+
+def confidence(logprobs: Sequence[float]) -> float:
+    """The mean probability of tokens: `exp` of the mean of their natural log-probabilities."""
+    return math.exp(math.fsum(logprobs) / len(logprobs))
+
+
+def _repetition(text: str, draft: str) -> str | None:
+    said = _ngram_counts(draft)
+    for ngram, count in _ngram_counts(text).items():
+        if count > max(1, said.get(ngram, 0)):
+            return " ".join(ngram)
+    return None
+
+
+def _ngram_counts(text: str) -> dict[tuple[str, ...], int]:
+    words = text.split()
+    counts: dict[tuple[str, ...], int] = {}
+    for start in range(len(words) - _NGRAM + 1):
+        ngram = tuple(words[start : start + _NGRAM])
+        counts[ngram] = counts.get(ngram, 0) + 1
+    return counts

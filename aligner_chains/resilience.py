@@ -1,0 +1,82 @@
+"""Trying again what may succeed the next time, inside one deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+import tenacity
+
+from aligner_chains.errors import AlignerError, BackendConnectionError, CorrectionTimeoutError
+
+_T = TypeVar("_T")
+
+# An overloaded server is worth waiting for until the deadline; an address where nothing answers is soon known to be
+# wrong.
+_MAX_CONNECTION_ATTEMPTS = 3
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
+
+
+class Deadline:
+    """A point in time by which a whole correction has to be there.
+
+    Args:
+        timeout: Seconds from now; `None` for no limit.
+    """
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds left, not below zero; `None` for no limit."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    async def bound(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """The result of `work`, which is cancelled at the deadline.
+
+        Raises:
+            CorrectionTimeoutError: The deadline came first.
+        """
+        with anyio.move_on_after(self.remaining) as scope:
+            return await work()
+        assert scope.cancelled_caught
+        raise CorrectionTimeoutError(
+            f"The correction was not there within its timeout of {self.timeout:g} s. "
+            "Raise timeout=, or give the server room."
+        )
+
+
+async def with_retries(work: Callable[[], Awaitable[_T]], deadline: Deadline) -> _T:
+    """The result of `work`, tried again with growing, jittered pauses while it raises an error that is `retryable`.
+
+    A pause that would outlast the deadline is not begun: the last error is raised instead.
+    """
+    jittered = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        return max(jittered(state), getattr(error, "retry_after", None) or 0.0)
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, BackendConnectionError) and state.attempt_number >= _MAX_CONNECTION_ATTEMPTS:
+            return True
+        remaining = deadline.remaining
+        return remaining is not None and state.upcoming_sleep >= remaining
+
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, AlignerError) and error.retryable),
+        wait=wait,
+        stop=stop,
+        reraise=True,
+        sleep=anyio.sleep,
+    )
+
+    async def attempt() -> _T:
+        return await work()
+
+    return await retrying(attempt)
