@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from aligner_chains import portal
-from aligner_chains.backends.base import Backend, GenerationChunk, GenerationRequest, ModelInfo
+from aligner_chains.backends.base import Backend, Generation, GenerationChunk, GenerationRequest, ModelInfo
 from aligner_chains.budget import fit
 from aligner_chains.concurrency import map_ordered
 from aligner_chains.correction import Correction, CorrectionChunk
@@ -25,7 +25,7 @@ from aligner_chains.exchange import Exchange
 from aligner_chains.feedback import Feedback
 from aligner_chains.guard import Guard
 from aligner_chains.job import Job, Options
-from aligner_chains.model_config import EMBEDDED_PATH, AlignerConfig, config_for_model
+from aligner_chains.model_config import AlignerConfig, config_for_model
 from aligner_chains.prompts import PromptFormat, PromptFormatName
 from aligner_chains.prompts import prompt_format as find_prompt_format
 from aligner_chains.resilience import with_retries
@@ -180,7 +180,9 @@ class Aligner:
         Args:
             **options: What `Aligner` takes.
         """
-        return cls.from_pretrained(EMBEDDED_PATH, device="cpu", dtype="float32", **options)
+        from aligner_chains.backends.local import LocalBackend
+
+        return cls(LocalBackend.embedded(), **options)
 
     def __repr__(self) -> str:
         options = self._options
@@ -218,7 +220,7 @@ class Aligner:
             ),
         )
         try:
-            return await job.deadline.bound(lambda: self._correct(job))
+            return await self._correct(job)
         except AlignerError as error:
             return job.failed(error)
 
@@ -363,20 +365,30 @@ class Aligner:
         self.close()
 
     async def _correct(self, job: Job) -> Correction:
-        request, exchange, guard = await with_retries(lambda: self._prepare(job), job.deadline)
-        generation = await with_retries(lambda: self._backend.generate(request), job.deadline)
+        async def attempt() -> tuple[Exchange, Guard, Generation]:
+            request, exchange, guard = await self._prepare(job)
+            return exchange, guard, await self._backend.generate(request)
+
+        exchange, guard, generation = await job.deadline.bound(lambda: with_retries(attempt, job.deadline))
         reader = exchange.reader()
         reader.read(generation.text)
         reader.finish()
         return job.concluded(reader, generation, guard)
 
     async def _stream(self, job: Job) -> AsyncGenerator[CorrectionChunk, None]:
+        async def attempt() -> tuple[Exchange, Guard, AsyncGenerator[GenerationChunk, None], GenerationChunk]:
+            request, exchange, guard = await self._prepare(job)
+            stream = self._backend.stream(request)
+            try:
+                # A stream that dies before its first token has said nothing yet, and can be opened again.
+                return exchange, guard, stream, await anext(stream)
+            except BaseException:
+                await stream.aclose()
+                raise
+
         # The deadline bounds each wait for the server, never the time that the consumer takes between two chunks: a
         # cancel scope must not be open across a yield.
-        request, exchange, guard = await job.deadline.bound(
-            lambda: with_retries(lambda: self._prepare(job), job.deadline)
-        )
-        stream, chunk = await job.deadline.bound(lambda: with_retries(lambda: self._open_stream(request), job.deadline))
+        exchange, guard, stream, chunk = await job.deadline.bound(lambda: with_retries(attempt, job.deadline))
         reader = exchange.reader()
         async with aclosing(stream):
             while True:
@@ -389,17 +401,6 @@ class Aligner:
                 if piece and not guard.is_on:
                     yield CorrectionChunk(piece)
                 chunk = await job.deadline.bound(lambda: anext(stream))
-
-    async def _open_stream(
-        self, request: GenerationRequest
-    ) -> tuple[AsyncGenerator[GenerationChunk, None], GenerationChunk]:
-        # A stream that dies before its first token has said nothing yet, and can be opened again.
-        stream = self._backend.stream(request)
-        try:
-            return stream, await anext(stream)
-        except BaseException:
-            await stream.aclose()
-            raise
 
     async def _prepare(self, job: Job) -> tuple[GenerationRequest, Exchange, Guard]:
         info = await self._backend.info()
@@ -442,7 +443,7 @@ def _backend_from(settings: Settings, max_concurrency: int) -> Backend:
             "Neither ALIGNER_URL nor ALIGNER_MODEL is set: this is the embedded Aligner, which shows how things work "
             "and is too small for production."
         )
-        return LocalBackend.from_pretrained(EMBEDDED_PATH, device="cpu", dtype="float32")
+        return LocalBackend.embedded()
     if settings.url.rstrip("/").endswith("/v1"):
         from aligner_chains.backends.openai import OpenAIBackend
 

@@ -4,34 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aligner_chains.errors import InvalidInputError, InvalidTypeError
+from aligner_chains.checks import check_characters
+from aligner_chains.errors import InvalidInputError
 from aligner_chains.feedback import Feedback
 from aligner_chains.neutralize import NeutralTexts, neutralize
 from aligner_chains.prompts import Prompt, PromptFormat
-
-
-def check_type(name: str, value: object) -> None:
-    """Raises `InvalidTypeError` unless the value is a string."""
-    if not isinstance(value, str):
-        raise InvalidTypeError(f"The {name} must be a string, not {type(value).__name__}.")
-
-
-def check_text(name: str, text: str) -> None:
-    """Raises `InvalidInputError` unless the text can be sent to a model as it is."""
-    if not text.strip():
-        raise InvalidInputError(f"The {name} is {'empty' if not text else 'blank'}: there is nothing to correct.")
-    if "\0" in text:
-        raise InvalidInputError(
-            f"The {name} holds a NUL character at index {text.index(chr(0))}. Take it out: servers cut texts off there."
-        )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(
-            f"The {name} holds the lone surrogate {text[error.start]!r} at index {error.start}, which is no "
-            "character. It comes from text that was decoded wrongly; text.encode('utf-8', 'replace').decode() takes "
-            "such pieces out."
-        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +40,19 @@ class Exchange:
             InvalidInputError: Query or draft is blank, holds NUL or a lone surrogate.
             FeedbackNotSupportedError: The prompt format has no place for this feedback.
         """
-        check_text("query", query)
-        check_text("draft", draft)
+        for name, text in (("query", query), ("draft", draft)):
+            if not text.strip():
+                raise InvalidInputError(f"The {name} is {'blank' if text else 'empty'}: there is nothing to correct.")
+            check_characters(name, text)
         prompt_format.check(feedback)
         neutral = neutralize(
             (query.strip(), draft.strip(), feedback.objective, feedback.instruction or ""),
             markers=(*prompt_format.markers, *special_tokens),
         )
         safe_query, safe_draft, objective, instruction = neutral.texts
-        prompt = prompt_format.render(safe_query, safe_draft, Feedback(objective, instruction=instruction or None))
+        if objective != feedback.objective or instruction != (feedback.instruction or ""):
+            feedback = Feedback(objective, instruction=instruction or None)
+        prompt = prompt_format.render(safe_query, safe_draft, feedback)
         return cls(prompt, draft, neutral)
 
     def reader(self) -> AnswerReader:

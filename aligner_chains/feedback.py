@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+from aligner_chains.checks import check_characters, check_type
 from aligner_chains.errors import InvalidInputError, InvalidTypeError
 
 _SEPARATOR = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
@@ -26,7 +27,8 @@ class Feedback:
         instruction: A sentence that says how, for the prompt formats that have room for one.
 
     Raises:
-        InvalidInputError: The objective is blank, longer than 200 characters or more than one line.
+        InvalidInputError: The objective is blank, longer than 200 characters or more than one line, or a text holds NUL
+            or a lone surrogate.
         InvalidTypeError: The objective or the instruction is not a string.
     """
 
@@ -42,9 +44,10 @@ class Feedback:
     HELPFUL_AND_HARMLESS: ClassVar[Feedback]
 
     def __post_init__(self) -> None:
-        for name, value in (("objective", self.objective), ("instruction", self.instruction)):
-            if not isinstance(value, str) and not (name == "instruction" and value is None):
-                raise InvalidTypeError(f"Feedback's {name} must be a string, not {type(value).__name__}.")
+        instruction = "" if self.instruction is None else self.instruction
+        for name, value in (("objective", self.objective), ("instruction", instruction)):
+            check_type(f"feedback's {name}", value)
+            check_characters(f"feedback's {name}", value)
         objective = self.objective.strip().removeprefix("more ").strip()
         if not objective:
             raise InvalidInputError('Feedback needs an objective, such as "empathetic"; this one is blank.')

@@ -32,7 +32,7 @@ class Guard:
     def __post_init__(self) -> None:
         for name in ("min_confidence", "min_token_confidence"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
+            if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise ConfigurationError(f"{name} is a probability from 0 to 1, not {value!r}.")
 
     @property
@@ -61,13 +61,15 @@ class Guard:
         if self.needs_logprobs:
             if not logprobs:
                 raise ConfigurationError(
-                    "min_confidence needs the probabilities of tokens, and this server gives none. Leave it out, or "
-                    "serve the Aligner with TGI or vLLM."
+                    "The guard needs the probabilities of tokens, and this server gives none. Serve the Aligner with "
+                    "TGI or vLLM, or do without: no min_confidence=, and guard=Guard() if the model comes with one."
                 )
-            mean, least = confidence(logprobs), math.exp(min(logprobs))
-            if self.min_confidence is not None and mean < self.min_confidence:
+            # A broken model's probabilities are NaN, which no comparison is true of: hence `not >=`.
+            mean = confidence(logprobs)
+            least = mean if math.isnan(mean) else math.exp(min(logprobs))
+            if self.min_confidence is not None and not mean >= self.min_confidence:
                 return f"not confident: mean token probability {mean:.2f} is below {self.min_confidence:g}"
-            if self.min_token_confidence is not None and least < self.min_token_confidence:
+            if self.min_token_confidence is not None and not least >= self.min_token_confidence:
                 return f"not confident: lowest token probability {least:.2f} is below {self.min_token_confidence:g}"
         if self.reject_repetition and (repeated := _repetition(text, draft)):
             return f"repeats itself: {repeated!r}"

@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass
 
 from aligner_chains.backends.base import Generation
+from aligner_chains.checks import check_type
 from aligner_chains.correction import Correction, Outcome
 from aligner_chains.errors import AlignerError, EmptyCorrectionError, TruncatedCorrectionError
-from aligner_chains.exchange import AnswerReader, check_type
+from aligner_chains.exchange import AnswerReader
 from aligner_chains.feedback import Feedback
 from aligner_chains.guard import Guard, confidence
 from aligner_chains.resilience import Deadline

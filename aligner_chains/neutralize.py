@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+
+from aligner_chains.errors import InvalidInputError
 
 # The word joiner prints nothing and breaks no line. The others are for texts that hold it already.
 _SEPARATORS = "\u2060\u2063\u2064\u200b\u200c" + "".join(map(chr, range(0xE000, 0xF8FF)))
@@ -21,7 +24,7 @@ _SPECIAL = (
     r"|fim_\w{1,24}|\w{1,24}_of_\w{1,24}|extra_id_\d{1,4}|unused\d{1,4}|reserved_special_token_\d{1,4})>"
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|IMG|PAD|UNK|CLS|SEP|MASK|BOS|EOS|gMASK)\]"
     r"|<</?SYS>>"
-    r"|!(?=\[[^\]]{0,1000}\]\()"
+    r"|!(?=\[[^\[\]]{0,1000}\]\()"
 )
 
 
@@ -49,15 +52,25 @@ def neutralize(texts: Iterable[str], markers: Iterable[str] = ()) -> NeutralText
         texts: A query, a draft, an objective.
         markers: Pieces to break besides the special tokens known in the field: the template's own markers and the
             tokenizer's added tokens.
+
+    Raises:
+        InvalidInputError: The texts leave no character to break a piece with.
     """
     originals = tuple(texts)
-    known = sorted({marker.strip() for marker in markers} - {""}, key=len, reverse=True)
-    pattern = re.compile("|".join([*map(re.escape, known), _SPECIAL]))
+    pattern = _pattern(tuple(markers))
     if not any(map(pattern.search, originals)):
         return NeutralTexts(originals, separator=None)
-    separator = next(mark for mark in _SEPARATORS if not any(mark in text for text in originals))
+    separator = next((mark for mark in _SEPARATORS if not any(mark in text for text in originals)), None)
+    if separator is None:
+        raise InvalidInputError(
+            f"Query and draft hold all {len(_SEPARATORS)} characters that could break the special tokens in them. Take "
+            f"one out: {_SEPARATORS[0]!r}, say."
+        )
+    return NeutralTexts(tuple(pattern.sub(rf"\1{separator}", text) for text in originals), separator)
 
-    def break_piece(match: re.Match[str]) -> str:
-        return f"{match[0][0]}{separator}{match[0][1:]}"
 
-    return NeutralTexts(tuple(pattern.sub(break_piece, text) for text in originals), separator)
+@lru_cache(maxsize=64)
+def _pattern(markers: tuple[str, ...]) -> re.Pattern[str]:
+    # A piece's first character is what matches, so that pieces which overlap are all found.
+    known = sorted({marker.strip() for marker in markers} - {""})
+    return re.compile(f"(?=(?:{'|'.join([*map(re.escape, known), _SPECIAL])}))(.)", re.DOTALL)

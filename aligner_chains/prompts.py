@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from string import Formatter
 from types import MappingProxyType
 from typing import Literal, TypeAlias, TypedDict
 
@@ -38,6 +39,9 @@ class PromptFormat:
         markers: Parts of the template that must not be taken from a query or a draft (they are neutralised there).
         system: The system message where the model is a chat model; then `template` is the user's message.
         aspects: For `{aspects}`: the sentence that the model knows for an objective.
+
+    Raises:
+        PromptFormatError: The template cannot be filled.
     """
 
     name: str
@@ -45,6 +49,20 @@ class PromptFormat:
     markers: tuple[str, ...]
     system: str | None = None
     aspects: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            slots = {slot for _, slot, _, _ in Formatter().parse(self.template) if slot is not None}
+        except ValueError as error:
+            raise PromptFormatError(
+                f"The template of prompt format {self.name!r} has a brace that is no slot ({error}): double it."
+            ) from error
+        missing, unknown = {"query", "draft"} - slots, slots - {"query", "draft", "objective", "aspects"}
+        for slot in sorted(missing or unknown):
+            raise PromptFormatError(
+                f"The template of prompt format {self.name!r} {'lacks' if missing else 'has the unknown slot'} "
+                f"{{{slot}}}. It needs {{query}} and {{draft}}, and may have {{objective}} or {{aspects}}."
+            )
 
     @property
     def takes_feedback(self) -> bool:
@@ -66,7 +84,8 @@ class PromptFormat:
         feedback = feedback or Feedback.HELPFUL_AND_HARMLESS
         self.check(feedback)
         values = {"query": query, "draft": draft, "objective": feedback.objective}
-        values["aspects"] = "; ".join(self._aspect(objective, feedback) for objective in feedback.objectives)
+        if "{aspects}" in self.template:
+            values["aspects"] = "; ".join(self._aspect(objective, feedback) for objective in feedback.objectives)
         text = self.template.format_map(values)
         if self.system is None:
             return text

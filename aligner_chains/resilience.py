@@ -55,6 +55,21 @@ async def with_retries(work: Callable[[], Awaitable[_T]], deadline: Deadline) ->
 
     A pause that would outlast the deadline is not begun: the last error is raised instead.
     """
+    try:
+        return await work()
+    except AlignerError as error:
+        if not error.retryable:
+            raise
+        failure: AlignerError | None = error
+
+    # tenacity costs as much as the request itself, so it is only set up once something has failed, and is told of that.
+    async def attempt() -> _T:
+        nonlocal failure
+        if failure is not None:
+            first, failure = failure, None
+            raise first
+        return await work()
+
     jittered = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
 
     def wait(state: tenacity.RetryCallState) -> float:
@@ -75,8 +90,4 @@ async def with_retries(work: Callable[[], Awaitable[_T]], deadline: Deadline) ->
         reraise=True,
         sleep=anyio.sleep,
     )
-
-    async def attempt() -> _T:
-        return await work()
-
     return await retrying(attempt)

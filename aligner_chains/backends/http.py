@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
@@ -86,6 +87,8 @@ class HttpClient:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._max_concurrency = max_concurrency
         self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
+        # Who drops a client that nobody closed drops its keepers, and each loop then closes its session.
+        weakref.finalize(self, self._sessions.clear).atexit = False
 
     async def get(self, path: str) -> Any:
         """The JSON that the server answers to a GET."""
@@ -134,19 +137,10 @@ class HttpClient:
                 timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None),
                 headers=self._headers,
             )
-            keeper = self._keep_open(client)
+            keeper = _keep_open(client, self._sessions)
             self._sessions[loop] = _Session(client, keeper)
             await anext(keeper)
         return self._sessions[loop].client
-
-    async def _keep_open(self, client: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
-        # A loop closes its unfinished async generators when it shuts down (asyncio.run and the like), and so this
-        # session: nobody has to close an Aligner by hand to leave without a warning.
-        try:
-            yield
-        finally:
-            del self._sessions[asyncio.get_running_loop()]
-            await client.close()
 
     @asynccontextmanager
     async def _request(self, method: str, path: str, body: object) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -191,6 +185,18 @@ class HttpClient:
             f"{where} answered {response.status}: {message_in(text)}.",
             retry_after=_seconds(response.headers.get("Retry-After")),
         )
+
+
+async def _keep_open(
+    client: aiohttp.ClientSession, sessions: dict[asyncio.AbstractEventLoop, _Session]
+) -> AsyncGenerator[None, None]:
+    # A loop closes its unfinished async generators when it shuts down (asyncio.run and the like), and so this session:
+    # nobody has to close an Aligner by hand to leave without a warning.
+    try:
+        yield
+    finally:
+        sessions.pop(asyncio.get_running_loop(), None)
+        await client.close()
 
 
 def error_for_status(status: int, message: str, *, retry_after: float | None = None) -> BackendError:
@@ -238,6 +244,11 @@ def finish_reason(value: object, where: str) -> FinishReason:
     if value in ("stop", "eos_token", "stop_sequence"):
         return "stop"
     raise GenerationError(f"{where}: the answer was broken off (finish_reason {value!r}).")
+
+
+def logprob(value: Any) -> float:
+    """A natural log-probability as a number, at most 0."""
+    return min(float(value), 0.0)
 
 
 def _excerpt(text: str) -> str:

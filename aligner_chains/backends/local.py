@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from aligner_chains.backends.base import Generation, GenerationChunk, GenerationRequest, ModelInfo
 from aligner_chains.correction import Usage
 from aligner_chains.errors import GenerationError
-from aligner_chains.model_config import load_config
+from aligner_chains.model_config import EMBEDDED_PATH, load_config
 from aligner_chains.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -58,6 +58,11 @@ class LocalBackend:
 
         config = load_config(Path(path))
         return cls(CausalModel.load(path, device=device, dtype=dtype), name=(config and config.name) or str(path))
+
+    @classmethod
+    def embedded(cls) -> LocalBackend:
+        """The Aligner that comes with the package, on the CPU."""
+        return cls.from_pretrained(EMBEDDED_PATH, device="cpu", dtype="float32")
 
     def __repr__(self) -> str:
         return f"LocalBackend({self._name!r})"

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from aligner_chains.backends.base import Generation, GenerationChunk, GenerationRequest, ModelInfo
-from aligner_chains.backends.http import HttpClient, error_for_status, finish_reason, message_in, parsing
+from aligner_chains.backends.http import HttpClient, error_for_status, finish_reason, logprob, message_in, parsing
 from aligner_chains.correction import Usage
 from aligner_chains.errors import (
     BackendConnectionError,
@@ -172,8 +172,8 @@ def _usage(answer: dict[str, Any]) -> Usage | None:
 def _logprobs(choice: dict[str, Any]) -> list[float]:
     logprobs = choice.get("logprobs") or {}
     if "content" in logprobs:
-        return [float(token["logprob"]) for token in logprobs["content"] or ()]
-    return [float(value) for value in logprobs.get("token_logprobs") or ()]
+        return [logprob(token["logprob"]) for token in logprobs["content"] or ()]
+    return [logprob(value) for value in logprobs.get("token_logprobs") or ()]
 
 
 def _stream_error(error: Any, where: str) -> BackendError:

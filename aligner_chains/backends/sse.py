@@ -18,24 +18,17 @@ async def events(body: AsyncIterable[bytes]) -> AsyncIterator[str]:
         UnicodeDecodeError: An event is not UTF-8.
     """
     data: list[bytes] = []
-    async for line in _lines(body):
-        if not line:
-            if data:
+    rest = b""
+    async for chunk in body:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            field = line.removesuffix(b"\r")
+            if field.startswith(b"data:"):
+                data.append(field[5:].removeprefix(b" "))
+            elif not field and data:
                 yield b"\n".join(data).decode()
                 data.clear()
-        elif line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" "))
+    if rest.startswith(b"data:"):
+        data.append(rest[5:].removeprefix(b" ").removesuffix(b"\r"))
     if data:
         yield b"\n".join(data).decode()
-
-
-async def _lines(body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    rest: list[bytes] = []
-    async for chunk in body:
-        first, *others = chunk.split(b"\n")
-        rest.append(first)
-        for following in others:
-            yield b"".join(rest).removesuffix(b"\r")
-            rest = [following]
-    if last := b"".join(rest):
-        yield last.removesuffix(b"\r")

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from aligner_chains.backends.base import Generation, GenerationChunk, GenerationRequest, ModelInfo
-from aligner_chains.backends.http import HttpClient, error_for_status, finish_reason, message_in, parsing
+from aligner_chains.backends.http import HttpClient, error_for_status, finish_reason, logprob, message_in, parsing
 from aligner_chains.correction import Usage
 from aligner_chains.errors import (
     BackendConnectionError,
@@ -169,8 +169,8 @@ def _string(value: object) -> str:
 
 
 def _logprobs(tokens: list[Any]) -> tuple[float, ...] | None:
-    values = tuple(token["logprob"] for token in tokens)
-    return None if None in values else values
+    values = [token["logprob"] for token in tokens]
+    return None if None in values else tuple(map(logprob, values))
 
 
 def _stream_error(event: dict[str, Any], where: str) -> BackendError:

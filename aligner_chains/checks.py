@@ -1,0 +1,27 @@
+"""Whether a text can be sent to a model as it is."""
+
+from __future__ import annotations
+
+from aligner_chains.errors import InvalidInputError, InvalidTypeError
+
+
+def check_type(name: str, value: object) -> None:
+    """Raises `InvalidTypeError` unless the value is a string."""
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"The {name} must be a string, not {type(value).__name__}.")
+
+
+def check_characters(name: str, text: str) -> None:
+    """Raises `InvalidInputError` if the text holds what no server takes: NUL or a lone surrogate."""
+    if "\0" in text:
+        raise InvalidInputError(
+            f"The {name} holds a NUL character at index {text.index(chr(0))}. Take it out: servers cut texts off there."
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"The {name} holds the lone surrogate {text[error.start]!r} at index {error.start}, which is no "
+            "character. It comes from text that was decoded wrongly; text.encode('utf-8', 'replace').decode() takes "
+            "such pieces out."
+        ) from error

@@ -1,0 +1,309 @@
+"""The command line: `aligner-chains correct | serve | train | data`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from anyio import to_thread
+from rich.console import Console
+
+from aligner_chains._version import __version__
+from aligner_chains.aligner import Aligner
+from aligner_chains.concurrency import map_ordered
+from aligner_chains.correction import Correction
+from aligner_chains.display import diff_text, outcome_text
+from aligner_chains.errors import AlignerError, InvalidInputError
+from aligner_chains.prompts import PROMPT_FORMATS
+from aligner_chains.settings import OnFailure
+
+app = typer.Typer(
+    name="aligner-chains",
+    help=(
+        "Corrects the answers of any language model with an Aligner: a small model that reads a question and a draft "
+        "answer and writes the answer as it should be.\n\n"
+        "Without --url and --model, and without ALIGNER_URL and ALIGNER_MODEL in the environment, the embedded Aligner "
+        "does the work: tiny, on the CPU, offline, to try things out."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+data_app = typer.Typer(help="Makes data to train an Aligner on.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+_errors = Console(stderr=True, highlight=False)
+_FORMATS = ", ".join(PROMPT_FORMATS)
+
+
+def main() -> None:
+    """The `aligner-chains` command."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        app()
+    except AlignerError as error:
+        _fail(error)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    *, version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def correct(
+    query: Annotated[str | None, typer.Argument(help="What the user asked.", show_default=False)] = None,
+    draft: Annotated[str | None, typer.Argument(help="The answer to correct.", show_default=False)] = None,
+    *,
+    feedback: Annotated[
+        str | None, typer.Option(help="What to make the answer more of: empathetic, honest, concise, ...")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="TGI's root, or an OpenAI-compatible address that ends in /v1.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="With a /v1 address the model's name there; else a folder or hub id to load here."),
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(help="The server's key.", envvar="ALIGNER_API_KEY")] = None,
+    prompt_format: Annotated[str | None, typer.Option(help=f"What the model was trained on: {_FORMATS}.")] = None,
+    on_failure: Annotated[
+        OnFailure | None,
+        typer.Option(help="When no correction arrives: raise, draft (pass it on, labelled) or refuse."),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for a whole correction.")] = None,
+    max_concurrency: Annotated[int | None, typer.Option(help="How many pairs of a file at a time.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything that is known, as JSON.")] = False,
+    as_diff: Annotated[bool, typer.Option("--diff", help="Show what changed, in colour.")] = False,
+) -> None:
+    r"""Corrects an answer, or a file of them.
+
+    For example:
+
+        aligner-chains correct "What is the capital of France?" "Paris, you fool." --diff
+
+        aligner-chains correct --url http://gpu-1:8080 --feedback empathetic "My cat died." "Get a new one."
+
+        aligner-chains correct < pairs.jsonl > corrected.jsonl
+
+    Without arguments it reads one JSON object a line from standard input, {"query": ..., "draft": ...}, also with
+    "feedback", and prints one result a line, in the same order. A pair that fails is a line with its error and,
+    unless --on-failure says otherwise, without a text; the exit status is then 1.
+    """
+    if (query is None) != (draft is None):
+        raise typer.BadParameter("give both a question and a draft, or neither and pairs on standard input.")
+    if query is None and sys.stdin.isatty():
+        raise typer.BadParameter(
+            'give a question and a draft, or pairs on standard input: {"query": ..., "draft": ...}.'
+        )
+    options: dict[str, Any] = {
+        "feedback": feedback,
+        "prompt_format": prompt_format,
+        "on_failure": on_failure,
+        "timeout": timeout,
+        "max_concurrency": max_concurrency,
+    }
+    aligner = _aligner(url, model, api_key, {name: value for name, value in options.items() if value is not None})
+    if query is not None and draft is not None:
+        _print(aligner.correct(query, draft), as_json=as_json, as_diff=as_diff)
+    elif not asyncio.run(_correct_lines(aligner, max_concurrency or _LINES_AT_A_TIME)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help="A folder or hub id of an Aligner; left out, the embedded one.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen at; 0 for a free one.")] = 8080,
+    api_key: Annotated[
+        str | None, typer.Option(help="What clients must send as a bearer token.", envvar="ALIGNER_API_KEY")
+    ] = None,
+    max_concurrent_requests: Annotated[
+        int, typer.Option(help="Requests beyond that are refused with 429, as TGI does.")
+    ] = 128,
+) -> None:
+    """Serves an Aligner over Text Generation Inference's HTTP API, for trying things out.
+
+    It answers one request after the other, on the CPU if need be. For many users at once serve the same model with
+    TGI or
+    vLLM: applications talk to all of them in the same way.
+
+    For example:
+
+        aligner-chains serve
+
+        aligner-chains serve --model aligner/aligner-7b-v1.0 --host 0.0.0.0 --api-key "$KEY"
+    """
+    from aligner_chains.backends.local import LocalBackend
+    from aligner_chains.server import Limits
+    from aligner_chains.server import serve as run_server
+
+    console = Console(highlight=False)
+    console.print(f"Loading {model or 'the embedded Aligner'} ...", style="dim")
+    backend = LocalBackend.from_pretrained(model) if model else LocalBackend.embedded()
+    asyncio.run(
+        run_server(
+            backend,
+            host=host,
+            port=port,
+            api_key=api_key,
+            limits=Limits(max_concurrent_requests=max_concurrent_requests),
+            on_ready=lambda url: console.print(f"Listening at {url} (Ctrl-C stops). Try it:\n\n{_try_it(url)}\n"),
+        )
+    )
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Argument(help="The folder for the model, its curve and, meanwhile, its checkpoint.")],
+    *,
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL of triples (query, draft, correction); left out, composed ones.")
+    ] = None,
+    real: Annotated[
+        Path | None, typer.Option(help="JSONL of triples whose texts are mixed into the composed ones.")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="A causal language model to train further; left out, the embedded one's size.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 14_000_000,
+    processes: Annotated[int, typer.Option(help="How many processes share the work.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of weights, data and order.")] = 0,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")] = False,
+) -> None:
+    """Trains an Aligner: identity warm-up first, then correction.
+
+    For example:
+
+        aligner-chains train my-nano --tokens 14000000 --processes 2
+
+        aligner-chains train my-aligner --base Qwen3-0.6B --data triples.jsonl.gz
+
+    It can be stopped at any time and goes on with --resume.
+    """
+    from aligner_chains.training import TrainingConfig
+    from aligner_chains.training import train as run_training
+
+    result = run_training(
+        TrainingConfig(
+            out=out,
+            data=data,
+            real=real,
+            base=base,
+            tokens=tokens,
+            processes=processes,
+            seed=seed,
+            lr=lr,
+            resume=resume,
+        )
+    )
+    print(f"{result.path} is ready after {result.tokens:,} tokens in {result.steps:,} steps.")
+    print(f'aligner-chains correct --model {result.path} "What is the capital of France?" "Paris, you fool." tries it.')
+
+
+@data_app.command()
+def synthesize(
+    out: Annotated[Path, typer.Argument(help="The JSONL file to write; gzipped if its name ends in .gz.")],
+    *,
+    count: Annotated[int, typer.Option(help="How many triples.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same triples.")] = 0,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Compose from the phrasings that are never trained on.")
+    ] = False,
+) -> None:
+    """Composes training triples (query, draft, correction, objective, kind) from hand-written phrasings.
+
+    For example:
+
+        aligner-chains data synthesize triples.jsonl.gz --count 100000
+    """
+    from aligner_chains.data import write_triples
+    from aligner_chains.training.synthetic import synthesize as compose
+
+    triples = compose(split="held_out" if held_out else "train", seed=seed)
+    print(f"{write_triples(out, islice(triples, count)):,} triples in {out}.")
+
+
+_LINES_AT_A_TIME = 16
+
+
+def _aligner(url: str | None, model: str | None, api_key: str | None, options: dict[str, Any]) -> Aligner:
+    if url is not None and url.rstrip("/").endswith("/v1"):
+        return Aligner.from_openai(url, model=model, api_key=api_key, **options)
+    if url is not None:
+        return Aligner.from_tgi(url, api_key=api_key, **options)
+    if model is not None:
+        return Aligner.from_pretrained(model, **options)
+    return Aligner(**options)
+
+
+def _print(correction: Correction, *, as_json: bool, as_diff: bool) -> None:
+    if as_json:
+        print(json.dumps(correction.to_dict(), ensure_ascii=False))
+    elif as_diff:
+        console = Console(highlight=False)
+        console.print(diff_text(correction), soft_wrap=True)
+        console.print(outcome_text(correction))
+    else:
+        print(correction.text)
+
+
+def _try_it(url: str) -> str:
+    return f'    aligner-chains correct --url {url} "What is the capital of France?" "Paris, you fool." --diff'
+
+
+async def _correct_lines(aligner: Aligner, limit: int) -> bool:
+    """Corrects the pairs on standard input; whether all of them came through."""
+
+    async def correct_line(line: str) -> dict[str, Any]:
+        record: dict[str, Any] = {}
+        try:
+            record = _parse(line)
+            correction = await aligner.acorrect(record["query"], record["draft"], feedback=record.get("feedback"))
+            return record | correction.to_dict()
+        except AlignerError as error:
+            shown = {"type": type(error).__name__, "message": str(error)}
+            return record | {"text": None, "outcome": "failed", "error": shown}
+
+    all_well = True
+    async for result in map_ordered(correct_line, _stdin_lines(), limit=limit):
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+        all_well = all_well and result["text"] is not None
+    return all_well
+
+
+async def _stdin_lines() -> AsyncIterator[str]:
+    while line := await to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+        if line.strip():
+            yield line
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InvalidInputError(f"This line is not JSON ({error}): {line.strip()[:60]!r}.") from error
+    if not isinstance(record, dict) or not {"query", "draft"} <= record.keys():
+        raise InvalidInputError(f'A line must be an object with "query" and "draft", but is {line.strip()[:60]!r}.')
+    return record
+
+
+def _fail(error: AlignerError) -> NoReturn:
+    _errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+    _errors.print(str(error), markup=False, soft_wrap=True)
+    raise SystemExit(1)
