@@ -20,7 +20,7 @@ from aligner_chains.aligner import Aligner
 from aligner_chains.concurrency import map_ordered
 from aligner_chains.correction import Correction
 from aligner_chains.display import diff_text, outcome_text
-from aligner_chains.errors import AlignerError, InvalidInputError
+from aligner_chains.errors import AlignerError, InvalidInputError, MissingDependencyError
 from aligner_chains.prompts import PROMPT_FORMATS
 from aligner_chains.settings import OnFailure
 
@@ -196,8 +196,13 @@ def train(
 
     It can be stopped at any time and goes on with --resume.
     """
-    from aligner_chains.training import TrainingConfig
-    from aligner_chains.training import train as run_training
+    try:
+        from aligner_chains.training.config import TrainingConfig
+        from aligner_chains.training.trainer import train as run_training
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Training needs torch and transformers: pip install 'aligner-chains[train]'."
+        ) from error
 
     result = run_training(
         TrainingConfig(
@@ -257,7 +262,7 @@ def _print(correction: Correction, *, as_json: bool, as_diff: bool) -> None:
         print(json.dumps(correction.to_dict(), ensure_ascii=False))
     elif as_diff:
         console = Console(highlight=False)
-        console.print(diff_text(correction), soft_wrap=True)
+        console.print(diff_text(correction, coloured=console.color_system is not None), soft_wrap=True)
         console.print(outcome_text(correction))
     else:
         print(correction.text)

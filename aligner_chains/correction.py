@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +16,9 @@ from aligner_chains.errors import AlignerError
 #: chose the text.
 Outcome: TypeAlias = Literal["corrected", "unchanged", "skipped", "failed"]
 FinishReason: TypeAlias = Literal["stop", "length"]
+Operation: TypeAlias = Literal["equal", "delete", "insert"]
 
-_WORDS_AND_SPACES = re.compile(r"\s+|\w+|[^\w\s]")
+_WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Usage:
 class DiffPart(NamedTuple):
     """A stretch of text that draft and correction share, or that only one of them has."""
 
-    operation: Literal["equal", "delete", "insert"]
+    operation: Operation
     text: str
 
 
@@ -95,16 +97,16 @@ class Correction:
 
         The `equal` and `delete` parts joined are the draft, the `equal` and `insert` parts joined are the text.
         """
-        old, new = _WORDS_AND_SPACES.findall(self.draft), _WORDS_AND_SPACES.findall(self.text)
+        old, new = list(_WORD.finditer(self.draft)), list(_WORD.finditer(self.text))
+        matcher = difflib.SequenceMatcher(None, [word[0] for word in old], [word[0] for word in new], autojunk=False)
         parts: list[DiffPart] = []
-        for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-            if tag == "equal":
-                parts.append(DiffPart("equal", "".join(old[i1:i2])))
-                continue
-            if i1 < i2:
-                parts.append(DiffPart("delete", "".join(old[i1:i2])))
-            if j1 < j2:
-                parts.append(DiffPart("insert", "".join(new[j1:j2])))
+        at_old = at_new = 0
+        for i, j, size in matcher.get_matching_blocks():
+            for step in range(size):
+                _add_change(parts, self.draft[at_old : old[i + step].start()], self.text[at_new : new[j + step].start()])
+                _add(parts, "equal", old[i + step][0])
+                at_old, at_new = old[i + step].end(), new[j + step].end()
+        _add_change(parts, self.draft[at_old:], self.text[at_new:])
         return parts
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,3 +144,27 @@ class CorrectionChunk:
 
     def __str__(self) -> str:
         return self.text
+
+
+def _add_change(parts: list[DiffPart], old: str, new: str) -> None:
+    """Adds what stands between two shared words: the white space that both have at its ends is shared too."""
+    before = _shared_space(old, new)
+    old, new = old[len(before) :], new[len(before) :]
+    after = _shared_space(old[::-1], new[::-1])[::-1]
+    _add(parts, "equal", before)
+    _add(parts, "delete", old[: len(old) - len(after)])
+    _add(parts, "insert", new[: len(new) - len(after)])
+    _add(parts, "equal", after)
+
+
+def _shared_space(old: str, new: str) -> str:
+    shared = os.path.commonprefix((old, new))
+    return shared[: len(shared) - len(shared.lstrip())]
+
+
+def _add(parts: list[DiffPart], operation: Operation, text: str) -> None:
+    if not text:
+        return
+    if parts and parts[-1].operation == operation:
+        text = parts.pop().text + text
+    parts.append(DiffPart(operation, text))

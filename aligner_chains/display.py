@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from aligner_chains.correction import Correction, Outcome
+from aligner_chains.correction import Correction, DiffPart, Outcome
 
 _STYLES = {"equal": "", "delete": "red strike", "insert": "bold green"}
+_MARKS = {"equal": ("", ""), "delete": ("[-", "-]"), "insert": ("{+", "+}")}
+# Above this share of differing words the two texts have too little in common to be woven together.
+_REWRITE = 0.7
 _OUTCOME_STYLES: dict[Outcome, str] = {
     "corrected": "bold green",
     "unchanged": "bold blue",
@@ -15,33 +18,35 @@ _OUTCOME_STYLES: dict[Outcome, str] = {
 }
 
 
-def diff_text(correction: Correction) -> Text:
+def diff_text(correction: Correction, *, coloured: bool = True) -> Text:
     """The way from draft to text in one piece: what went is struck through in red, what came is bold and green.
 
-    A correction that keeps little of its draft is shown as the whole draft and then the whole text, which reads
-    better than a mosaic of chance matches.
+    A correction that keeps little of its draft is shown as the whole draft and then the whole text, which reads better
+    than a mosaic of chance matches.
+
+    Args:
+        correction: What to show.
+        coloured: Whether the terminal has colours; without them what went stands in `[-...-]`, what came in `{+...+}`.
     """
-    text = Text()
+    parts = correction.diff()
     if correction.edit_ratio > _REWRITE:
-        text.append(correction.draft.strip(), _STYLES["delete"])
-        text.append("\n")
-        text.append(correction.text.strip(), _STYLES["insert"])
-        return text
-    for operation, part in correction.diff():
-        text.append(part, _STYLES[operation])
+        parts = [DiffPart("delete", correction.draft.strip() + "\n"), DiffPart("insert", correction.text.strip())]
+    text = Text()
+    for operation, part in parts:
+        before, after = ("", "") if coloured else _MARKS[operation]
+        shown = part.rstrip() if operation != "equal" else part
+        text.append(f"{before}{shown}{after}", _STYLES[operation])
+        text.append(part[len(shown) :])
     return text
 
 
 def outcome_text(correction: Correction) -> Text:
     """The outcome, why, and how long it took: `corrected in 0.21 s`."""
-    text = Text(correction.outcome, _OUTCOME_STYLES[correction.outcome])
+    text = Text()
+    text.append(correction.outcome, _OUTCOME_STYLES[correction.outcome])
     text.append(f" in {correction.latency:.2f} s", "dim")
     if correction.reason:
         text.append(f" ({correction.reason})", "dim")
     if correction.error is not None:
         text.append(f" ({type(correction.error).__name__}: {correction.error})", "dim")
     return text
-
-
-# Above this share of differing words the two texts have too little in common to be woven together.
-_REWRITE = 0.7

@@ -14,7 +14,7 @@ from aligner_chains.exchange import AnswerReader
 from aligner_chains.feedback import Feedback
 from aligner_chains.guard import Guard, confidence
 from aligner_chains.resilience import Deadline
-from aligner_chains.settings import OnFailure, check_on_failure, check_positive
+from aligner_chains.settings import OnFailure, check_count, check_on_failure, check_positive
 
 #: What a user reads in place of a correction that failed under `on_failure="refuse"`.
 REFUSAL = "I'm sorry, but I can't give you a checked answer to this right now. Please try again later."
@@ -51,7 +51,7 @@ class Options:
             timeout=self.timeout if timeout is None else check_positive("timeout", timeout),
             max_new_tokens=self.max_new_tokens
             if max_new_tokens is None
-            else int(check_positive("max_new_tokens", max_new_tokens)),
+            else check_count("max_new_tokens", max_new_tokens),
         )
 
 
@@ -79,11 +79,6 @@ class Job:
     def concluded(self, reader: AnswerReader, generation: Generation, guard: Guard) -> Correction:
         """The correction that a whole answer makes, or the error that it is."""
         text = reader.text
-        if generation.finish_reason == "length":
-            raise TruncatedCorrectionError(
-                f"{generation.model!r} reached a token limit before its correction ended, after {len(text)} "
-                "characters. Raise max_new_tokens, or serve the Aligner with a longer context."
-            )
         if not text:
             raise EmptyCorrectionError(
                 f"{generation.model!r} answered with nothing. Is it an Aligner of this prompt format?"
@@ -91,7 +86,13 @@ class Job:
         outcome: Outcome = "unchanged" if text == self.draft else "corrected"
         reason = guard.doubt(text, draft=self.draft, logprobs=generation.logprobs)
         if reason is not None:
+            # Whether it was cut off is no matter then: a model that loops always ends at a limit.
             text, outcome = self.draft, "skipped"
+        elif generation.finish_reason == "length":
+            raise TruncatedCorrectionError(
+                f"{generation.model!r} reached a token limit before its correction ended, after {len(text)} "
+                "characters. Raise max_new_tokens, or serve the Aligner with a longer context."
+            )
         return Correction(
             text=text,
             draft=self.draft,

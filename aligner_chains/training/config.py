@@ -1,0 +1,79 @@
+"""What a training run is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aligner_chains.errors import ConfigurationError
+from aligner_chains.training.copy_circuit import NanoShape
+from aligner_chains.training.streams import JsonlStream, SyntheticStream, TripleStream
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """A training run: an embedded Aligner from nothing, or with `base` a causal language model that is trained further.
+
+    Attributes:
+        out: Folder for the model, the curve (`curve.csv`) and, while it runs, the checkpoint.
+        data: JSONL file of triples to train on, gzipped or not.
+        stream: What gives the triples, in place of a file; it has to be importable by name where `processes` is above
+            1. Without `data` and `stream` the synthetic generator gives them.
+        real: JSONL file of triples whose texts the synthetic generator mixes in.
+        base: Folder of a causal language model and its tokenizer to train further; all of its weights are trained.
+        shape: Size of the embedded Aligner; not used with `base`.
+        tokens: When to stop: after this many tokens, prompts included, padding not.
+        seed: Seed of weights, data and order. The same configuration gives the same model on the same machine.
+        processes: How many processes share the work. Above 1 each computes on one thread, which is faster for a small
+            model than threads are; with 1 PyTorch's own setting stays.
+        batch_tokens: The most tokens of a batch in each process, padding included.
+        lr: Peak learning rate of AdamW; `None` for 2e-3, with `base` 2e-5.
+        muon_lr: Peak learning rate of Muon, which trains the matrices of an embedded Aligner.
+        resume: Go on from the checkpoint in `out`; where there is none, start.
+        log_every: Steps between two reports.
+        checkpoint_every: Steps between two checkpoints.
+
+    Raises:
+        ConfigurationError: Settings that contradict each other, or a number that is out of range.
+    """
+
+    out: Path
+    data: Path | None = None
+    stream: TripleStream | None = None
+    real: Path | None = None
+    base: Path | None = None
+    shape: NanoShape = field(default_factory=NanoShape)
+    tokens: int = 14_000_000
+    seed: int = 0
+    processes: int = 1
+    batch_tokens: int = 3000
+    lr: float | None = None
+    muon_lr: float = 0.012
+    resume: bool = False
+    log_every: int = 25
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("data", "stream", "real") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigurationError(
+                f"{' and '.join(given)} are given, but the triples come from one place: a file (data), a function "
+                "(stream), or the synthetic generator, which alone takes real."
+            )
+        for name in ("tokens", "processes", "batch_tokens", "muon_lr", "log_every", "checkpoint_every"):
+            if getattr(self, name) <= 0:
+                raise ConfigurationError(f"{name} must be above 0, not {getattr(self, name)!r}.")
+        if self.lr is not None and self.lr <= 0:
+            raise ConfigurationError(f"lr must be above 0, not {self.lr!r}.")
+
+    @property
+    def triples(self) -> TripleStream:
+        """Where the triples come from."""
+        if self.stream:
+            return self.stream
+        return JsonlStream(self.data) if self.data else SyntheticStream(self.real)
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate of AdamW at its peak."""
+        return self.lr or (2e-5 if self.base else 2e-3)

@@ -1,0 +1,82 @@
+"""Models on disk, so that any transformers and Text Generation Inference load them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from aligner_chains.errors import ConfigurationError
+from aligner_chains.training.checkpoints import load_checkpoint
+
+_TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+
+
+def export_model(model: PreTrainedModel, folder: Path) -> None:
+    """Writes weights in float16 and configuration into a folder; the model itself is left as it is.
+
+    Args:
+        model: A causal language model.
+        folder: Where to write; its tokenizer is written by whoever trained it.
+    """
+    half = copy.deepcopy(model).to(torch.float16)
+    half.config.use_cache = True
+    half.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    # transformers 4 and most servers read these names, transformers 5 writes its own; each ignores the other's.
+    config["torch_dtype"] = config["dtype"] = "float16"
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        config["rope_theta"] = rope["rope_theta"]
+    elif "rope_theta" in config:
+        config["rope_parameters"] = {"rope_theta": config["rope_theta"], "rope_type": "default"}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def export_checkpoint(run: Path, folder: Path) -> int:
+    """Makes a model of a run's last checkpoint, also while the run goes on, and returns the step it was at.
+
+    Args:
+        run: The folder that the run writes to.
+        folder: Where to write the model and its tokenizer.
+
+    Raises:
+        ConfigurationError: The run has no checkpoint.
+    """
+    checkpoint = load_checkpoint(run)
+    if checkpoint is None:
+        raise ConfigurationError(f"There is no checkpoint in {str(run)!r}.")
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(run))
+    model.load_state_dict(checkpoint["model"])
+    export_model(model, folder)
+    copy_tokenizer(run, folder)
+    return checkpoint["step"]
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copies a tokenizer's files as they are: written anew they would fit only the installed transformers.
+
+    Raises:
+        ConfigurationError: There are none.
+    """
+    found = [source / name for name in _TOKENIZER_FILES if (source / name).is_file()]
+    if not found:
+        raise ConfigurationError(f"{str(source)!r} holds no tokenizer: none of {', '.join(_TOKENIZER_FILES)} is there.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in found:
+        shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,139 @@
+"""The command line, as a person and as a script use it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hostile import HostileServer, refuse
+from typer.testing import CliRunner, Result
+
+from aligner_chains import REFUSAL
+from aligner_chains._version import __version__
+from aligner_chains.cli import app, main
+from aligner_chains.data import read_triples
+
+RUDE = "You stupid idiot. Use 500 grams of flour and let it rest for 20 minutes."
+POLITE = "Use 500 grams of flour and let it rest for 20 minutes."
+QUERY = "How do I bake bread?"
+
+Start = Callable[..., HostileServer]
+
+
+def run(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, arguments, input=stdin)
+
+
+def test_a_pair_is_corrected_by_the_embedded_aligner():
+    result = run("correct", QUERY, RUDE)
+    assert result.stdout == f"{POLITE}\n"
+
+
+def test_diff_shows_what_went():
+    result = run("correct", QUERY, RUDE, "--diff")
+    assert result.stdout.startswith(f"[-You stupid idiot.-] {POLITE}\ncorrected in ")
+
+
+def test_json_tells_everything():
+    told = json.loads(run("correct", QUERY, RUDE, "--json").stdout)
+    assert told["text"] == POLITE
+    assert told["outcome"] == "corrected"
+    assert told["usage"]["output_tokens"] > 0
+
+
+def test_feedback_reaches_the_server(hostile: Start):
+    server = hostile()
+    run("correct", "--url", server.url, "--feedback", "empathetic", QUERY, POLITE)
+    assert "more empathetic:" in server.generations[-1].body["inputs"]
+
+
+def test_an_openai_compatible_address_and_its_model(hostile: Start):
+    server = hostile()
+    result = run("correct", "--url", f"{server.url}/v1", "--model", "aligner-7b-v1.0", QUERY, POLITE)
+    assert result.exit_code == 0, result.output
+    assert server.generations[-1].body["model"] == "aligner-7b-v1.0"
+
+
+def test_pairs_on_standard_input_give_one_line_each_in_order():
+    lines = [
+        {"id": 1, "query": QUERY, "draft": RUDE},
+        {"id": 2, "query": QUERY, "draft": POLITE},
+        {"id": 3, "query": QUERY, "draft": " "},
+        {"id": 4, "query": QUERY},
+    ]
+    result = run("correct", stdin="\n".join([*map(json.dumps, lines), "", "not json"]))
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["outcome"] for line in told] == ["corrected", "unchanged", "failed", "failed", "failed"]
+    assert [line.get("id") for line in told] == [1, 2, 3, None, None]
+    assert [line["text"] for line in told] == [POLITE, POLITE, None, None, None]
+    assert told[2]["error"]["type"] == "InvalidInputError"
+    assert result.exit_code == 1
+
+
+def test_pairs_whose_policy_gives_a_text_all_come_through(hostile: Start):
+    server = hostile(refuse(422, "validation"))
+    line = json.dumps({"query": QUERY, "draft": RUDE})
+    result = run("correct", "--url", server.url, "--on-failure", "refuse", stdin=line)
+    told = json.loads(result.stdout)
+    assert (told["text"], told["outcome"]) == (REFUSAL, "failed")
+    assert result.exit_code == 0
+
+
+def test_a_question_without_a_draft_is_a_mistake():
+    result = run("correct", QUERY)
+    assert result.exit_code == 2
+    assert "both a question and a draft" in result.stderr
+
+
+def test_errors_are_a_sentence_and_not_a_trace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sys, "argv", ["aligner-chains", "correct", "--url", "not a url", QUERY, POLITE])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert capsys.readouterr().err.startswith("ConfigurationError: 'not a url' is not a server's address.")
+
+
+def test_version():
+    assert run("--version").stdout == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["correct", "serve", "train", "data"])
+def test_help_teaches_by_example(command: str):
+    shown = run(command, "--help").stdout
+    assert "aligner-chains" in shown
+
+
+def test_synthesize_writes_triples(tmp_path: Path):
+    path = tmp_path / "triples.jsonl.gz"
+    assert run("data", "synthesize", str(path), "--count", "25").exit_code == 0
+    assert len(list(read_triples(path))) == 25
+
+
+def test_train_makes_a_model_that_correct_can_use(tmp_path: Path):
+    out = tmp_path / "aligner"
+    result = run("train", str(out), "--tokens", "3000")
+    assert result.exit_code == 0, result.output
+    assert (out / "model.safetensors").is_file()
+    assert run("correct", "--model", str(out), QUERY, POLITE).exit_code in (0, 1)
+
+
+def test_serve_answers_until_it_is_told_to_stop():
+    server = subprocess.Popen(
+        [sys.executable, "-c", "from aligner_chains.cli import main; main()", "serve", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        url = next(match[0] for line in server.stdout if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
+        assert run("correct", "--url", url, QUERY, RUDE).stdout == f"{POLITE}\n"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        _, errors = server.communicate(timeout=60)
+    assert (server.returncode, errors) == (0, "")

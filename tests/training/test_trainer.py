@@ -1,0 +1,189 @@
+"""Training runs: they learn, can be interrupted, and leave a model that others load."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aligner_chains.data import Triple, write_triples
+from aligner_chains.errors import ConfigurationError, DataError
+from aligner_chains.training import trainer
+from aligner_chains.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from aligner_chains.training.config import TrainingConfig
+from aligner_chains.training.copy_circuit import NanoShape
+from aligner_chains.training.export import export_checkpoint
+from aligner_chains.training.trainer import train
+
+SMALL = NanoShape(width=64, layers=2, heads=2, feed_forward=64, context=256)
+TRIPLES = [
+    Triple(f"What costs {price}?", f"The {thing} costs {price}, you fool.", f"The {thing} costs {price}.")
+    for price in range(10, 40)
+    for thing in ("kettle", "ladder", "bicycle", "lamp")
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "triples.jsonl"
+    write_triples(path, TRIPLES)
+    return path
+
+
+def small_run(out: Path, data: Path, **options: Any) -> TrainingConfig:
+    defaults: dict[str, Any] = {"tokens": 5000, "batch_tokens": 400, "log_every": 4, "checkpoint_every": 4}
+    return TrainingConfig(out, data=data, shape=SMALL, **{**defaults, **options})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    return train(small_run(tmp_path_factory.mktemp("trained"), data)).path
+
+
+@pytest.fixture
+def dies_after(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a run die right after the checkpoint of a step."""
+
+    def arrange(step: int) -> None:
+        def save_and_die(out: Path, checkpoint: Checkpoint) -> None:
+            save_checkpoint(out, checkpoint)
+            if checkpoint["step"] == step:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(trainer, "save_checkpoint", save_and_die)
+
+    return arrange
+
+
+def curve(run: Path) -> list[dict[str, str]]:
+    with (run / "curve.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_loss_falls(tmp_path: Path, data: Path) -> None:
+    train(small_run(tmp_path, data, tokens=16_000, checkpoint_every=1000))
+    points = curve(tmp_path)
+    assert float(points[-1]["loss"]) < float(points[0]["loss"]) / 2
+
+
+def test_a_resumed_run_ends_with_the_same_weights(trained: Path, tmp_path: Path, data: Path, dies_after: Any) -> None:
+    dies_after(8)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_run(tmp_path, data))
+    train(small_run(tmp_path, data, resume=True))
+    straight, resumed = (load_checkpoint(run) for run in (trained, tmp_path))
+    assert straight is not None
+    assert resumed is not None
+    assert (straight["step"], straight["tokens"]) == (resumed["step"], resumed["tokens"])
+    assert straight["step"] > 10
+    for name, weight in straight["model"].items():
+        assert torch.equal(weight, resumed["model"][name]), name
+
+
+def test_a_resumed_run_has_one_curve(trained: Path, tmp_path: Path, data: Path, dies_after: Any) -> None:
+    dies_after(8)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_run(tmp_path, data))
+    with (tmp_path / "curve.csv").open("a", encoding="utf-8") as file:
+        file.write("12,1,9.9,0.1,1,1\n")  # trained, but not saved
+    train(small_run(tmp_path, data, resume=True))
+    steps = [point["step"] for point in curve(tmp_path)]
+    assert steps == [point["step"] for point in curve(trained)]
+    assert "9.9" not in (point["loss"] for point in curve(tmp_path))
+
+
+def test_two_processes_train_one_model(tmp_path: Path, data: Path) -> None:
+    result = train(small_run(tmp_path, data, processes=2, tokens=1500))
+    assert result.tokens >= 1500
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert len(checkpoint["processes"]) == 2
+    AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def test_the_model_is_there_in_half_precision(trained: Path) -> None:
+    weights = load_file(trained / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+    assert (trained / "generation_config.json").is_file()
+
+
+def test_the_configuration_has_the_names_of_old_and_new_transformers(trained: Path) -> None:
+    config = json.loads((trained / "config.json").read_text(encoding="utf-8"))
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == SMALL.rope_theta
+    assert config["torch_dtype"] == config["dtype"] == "float16"
+    assert config["tie_word_embeddings"] is True
+
+
+def test_the_model_writes_with_its_tokenizer(trained: Path) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(trained), AutoTokenizer.from_pretrained(trained)
+    written = model.generate(**tokenizer("What costs 12?", return_tensors="pt"), max_new_tokens=3)
+    assert written.shape[1] > len(tokenizer("What costs 12?")["input_ids"])
+
+
+def test_a_checkpoint_can_be_exported(trained: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(trained)
+    assert checkpoint is not None
+    assert export_checkpoint(trained, tmp_path) == checkpoint["step"]
+    exported, final = (load_file(folder / "model.safetensors") for folder in (tmp_path, trained))
+    assert all(torch.equal(exported[name], final[name]) for name in final)
+    AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_an_existing_model_is_trained_further(trained: Path, tmp_path: Path, data: Path) -> None:
+    train(small_run(tmp_path, data, base=trained, tokens=2000, lr=1e-3))
+    before, after = (load_file(folder / "model.safetensors") for folder in (trained, tmp_path))
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+    ids = [AutoTokenizer.from_pretrained(folder)("The lamp costs 12.")["input_ids"] for folder in (trained, tmp_path)]
+    assert ids[0] == ids[1]
+
+
+def test_another_run_s_folder_is_not_overwritten(trained: Path, data: Path) -> None:
+    with pytest.raises(ConfigurationError, match="holds a checkpoint at step"):
+        train(small_run(trained, data))
+
+
+def test_a_run_is_not_resumed_with_other_settings(trained: Path, data: Path) -> None:
+    with pytest.raises(ConfigurationError, match="seed was 0 and is 1"):
+        train(small_run(trained, data, seed=1, resume=True))
+
+
+def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    with pytest.raises(DataError, match=r"empty\.jsonl.*no triples"):
+        train(small_run(tmp_path / "out", empty))
+
+
+def test_a_base_without_tokenizer_is_an_error(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(ConfigurationError, match="holds no tokenizer"):
+        train(small_run(tmp_path / "out", data, base=tmp_path))
+
+
+def test_a_base_without_model_is_an_error(tmp_path: Path, trained: Path, data: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((trained / "tokenizer.json").read_bytes())
+    with pytest.raises(ConfigurationError, match="holds no"):
+        train(small_run(tmp_path / "out", data, base=tmp_path))
+
+
+def test_a_damaged_checkpoint_is_an_error(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"damaged")
+    with pytest.raises(ConfigurationError, match=r"checkpoint\.pt cannot be read"):
+        train(small_run(tmp_path, data, resume=True))
+
+
+def test_there_is_one_source_of_triples(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(ConfigurationError, match="data and real are given"):
+        TrainingConfig(tmp_path, data=data, real=data)
+
+
+@pytest.mark.parametrize("name", ["tokens", "processes", "batch_tokens", "lr", "muon_lr", "log_every"])
+def test_numbers_have_to_be_positive(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} must be above 0, not 0"):
+        TrainingConfig(tmp_path, **{name: 0})
