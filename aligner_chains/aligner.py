@@ -15,6 +15,7 @@ from aligner_chains.backends.base import Backend, Generation, GenerationChunk, G
 from aligner_chains.budget import fit
 from aligner_chains.concurrency import map_ordered
 from aligner_chains.correction import Correction, CorrectionChunk
+from aligner_chains.description import plain
 from aligner_chains.errors import (
     AlignerError,
     ConfigurationError,
@@ -25,11 +26,11 @@ from aligner_chains.exchange import Exchange
 from aligner_chains.feedback import Feedback
 from aligner_chains.guard import Guard
 from aligner_chains.job import Job, Options
-from aligner_chains.model_config import AlignerConfig, config_for_model
+from aligner_chains.model_config import AlignerConfig, check_path, config_for_model
 from aligner_chains.prompts import PromptFormat, PromptFormatName
 from aligner_chains.prompts import prompt_format as find_prompt_format
 from aligner_chains.resilience import with_retries
-from aligner_chains.settings import OnFailure, Settings, check_on_failure, check_positive
+from aligner_chains.settings import OnFailure, Settings, check_count
 
 logger = logging.getLogger("aligner_chains")
 
@@ -56,6 +57,9 @@ class Aligner:
         guard: All rules for trusting a correction; by default those that come with the model.
         max_concurrency: How many of `correct_many`'s corrections, and of requests at a server, are under way at once.
 
+    Attributes:
+        description: How it was made, in JSON's types and without its key; `None` if it was given a backend.
+
     Raises:
         ConfigurationError: An argument, or a variable in the environment, is not of its kind.
     """
@@ -74,22 +78,37 @@ class Aligner:
         max_concurrency: int | None = None,
     ) -> None:
         settings = Settings() if backend is not None else Settings.from_env()
-        self._max_concurrency = int(check_positive("max_concurrency", max_concurrency or settings.max_concurrency))
-        self._backend = backend or _backend_from(settings, self._max_concurrency)
-        name = prompt_format or settings.prompt
-        self._prompt_format = find_prompt_format(name) if name else None
-        feedback = feedback if feedback is not None else settings.feedback
+        self._max_concurrency = check_count(
+            "max_concurrency", settings.max_concurrency if max_concurrency is None else max_concurrency
+        )
+        name = settings.prompt if prompt_format is None else prompt_format
+        self._prompt_format = None if name is None else find_prompt_format(name)
         self._options = Options(
-            feedback=Feedback.HELPFUL_AND_HARMLESS if feedback is None else Feedback.of(feedback),
-            on_failure=check_on_failure(on_failure or settings.on_failure),
+            feedback=Feedback.HELPFUL_AND_HARMLESS if settings.feedback is None else Feedback.of(settings.feedback),
+            on_failure=settings.on_failure,
             timeout=settings.timeout,
             max_new_tokens=settings.max_new_tokens,
-        ).updated(timeout=timeout, max_new_tokens=max_new_tokens)
+        ).updated(feedback=feedback, on_failure=on_failure, timeout=timeout, max_new_tokens=max_new_tokens)
         self._guard = guard
-        self._min_confidence = min_confidence if min_confidence is not None else settings.min_confidence
-        if self._min_confidence is not None:
-            Guard(min_confidence=self._min_confidence)  # refuses what is no probability
+        self._min_confidence = settings.min_confidence if min_confidence is None else min_confidence
+        Guard(min_confidence=self._min_confidence)  # refuses what is no probability
         self._configs: dict[str, AlignerConfig] = {}
+        self._backend = backend or _backend_from(settings, self._max_concurrency)
+        self.description: dict[str, Any] | None = None
+        if backend is None:
+            self.description = plain(
+                {
+                    "made_by": "environment",
+                    "prompt_format": prompt_format,
+                    "feedback": feedback,
+                    "on_failure": on_failure,
+                    "timeout": timeout,
+                    "max_new_tokens": max_new_tokens,
+                    "min_confidence": min_confidence,
+                    "guard": guard,
+                    "max_concurrency": max_concurrency,
+                }
+            )
 
     @classmethod
     def from_tgi(
@@ -113,7 +132,10 @@ class Aligner:
         from aligner_chains.backends.tgi import TgiBackend
 
         backend = TgiBackend(url, api_key=api_key, max_concurrency=max_concurrency, parameters=parameters)
-        return cls(backend, max_concurrency=max_concurrency, **options)
+        arguments = {"max_concurrency": max_concurrency, **options}
+        aligner = cls(backend, **arguments)
+        aligner.description = plain({"made_by": "tgi", "url": url, "parameters": parameters, **arguments})
+        return aligner
 
     @classmethod
     def from_openai(
@@ -148,7 +170,19 @@ class Aligner:
             max_total_tokens=max_total_tokens,
             parameters=parameters,
         )
-        return cls(backend, max_concurrency=max_concurrency, **options)
+        arguments = {"max_concurrency": max_concurrency, **options}
+        aligner = cls(backend, **arguments)
+        aligner.description = plain(
+            {
+                "made_by": "openai",
+                "url": url,
+                "model": model,
+                "max_total_tokens": max_total_tokens,
+                "parameters": parameters,
+                **arguments,
+            }
+        )
+        return aligner
 
     @classmethod
     def from_pretrained(
@@ -170,8 +204,13 @@ class Aligner:
         from aligner_chains.backends.local import LocalBackend
 
         if options.get("prompt_format") is None:
+            check_path(model)
             config_for_model(str(model))  # what is unknown now would fail at the first draft
-        return cls(LocalBackend.from_pretrained(model, device=device, dtype=dtype), **options)
+        aligner = cls(LocalBackend.from_pretrained(model, device=device, dtype=dtype), **options)
+        aligner.description = plain(
+            {"made_by": "pretrained", "model": model, "device": device, "dtype": dtype, **options}
+        )
+        return aligner
 
     @classmethod
     def embedded(cls, **options: Any) -> Aligner:
@@ -182,7 +221,9 @@ class Aligner:
         """
         from aligner_chains.backends.local import LocalBackend
 
-        return cls(LocalBackend.embedded(), **options)
+        aligner = cls(LocalBackend.embedded(), **options)
+        aligner.description = plain({"made_by": "embedded", **options})
+        return aligner
 
     def __repr__(self) -> str:
         options = self._options
@@ -341,11 +382,11 @@ class Aligner:
         return portal.run(lambda: self.acorrect_many(pairs, **options))
 
     async def aclose(self) -> None:
-        """Closes the connections of this event loop, and unloads a local model."""
+        """Closes the connections of this event loop; a local model writes no more."""
         await self._backend.aclose()
 
     def close(self) -> None:
-        """Closes the connections that `correct` and its siblings use, and unloads a local model."""
+        """Closes the connections that `correct` and its siblings use; a local model writes no more."""
         portal.run(self.aclose)
 
     async def __aenter__(self) -> Aligner:
@@ -380,8 +421,10 @@ class Aligner:
             request, exchange, guard = await self._prepare(job)
             stream = self._backend.stream(request)
             try:
-                # A stream that dies before its first token has said nothing yet, and can be opened again.
-                return exchange, guard, stream, await anext(stream)
+                # A stream that dies before its first text has said nothing yet, and can be opened again.
+                while not ((chunk := await anext(stream)).text or chunk.generation):
+                    pass
+                return exchange, guard, stream, chunk
             except BaseException:
                 await stream.aclose()
                 raise
@@ -399,7 +442,8 @@ class Aligner:
                     yield CorrectionChunk(correction.text if guard.is_on else piece, correction)
                     return
                 if piece and not guard.is_on:
-                    yield CorrectionChunk(piece)
+                    with job.deadline.paused():
+                        yield CorrectionChunk(piece)
                 chunk = await job.deadline.bound(lambda: anext(stream))
 
     async def _prepare(self, job: Job) -> tuple[GenerationRequest, Exchange, Guard]:
@@ -424,7 +468,7 @@ class Aligner:
     def _known_about(self, info: ModelInfo) -> tuple[PromptFormat, Guard]:
         config = self._configs.get(info.name)
         if config is None:
-            config = AlignerConfig(self._prompt_format) if self._prompt_format else config_for_model(info.name)
+            config = config_for_model(info.path or info.name, self._prompt_format)
             if self._guard is not None:
                 config = replace(config, guard=self._guard)
             if self._min_confidence is not None:

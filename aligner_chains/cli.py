@@ -1,4 +1,4 @@
-"""The command line: `aligner-chains correct | serve | train | data`."""
+"""The command line: `aligner-chains correct | serve | train | evaluate-embedded | data`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from aligner_chains.concurrency import map_ordered
 from aligner_chains.correction import Correction
 from aligner_chains.display import diff_text, outcome_text
 from aligner_chains.errors import AlignerError, InvalidInputError, MissingDependencyError
+from aligner_chains.model_config import EMBEDDED_PATH
 from aligner_chains.prompts import PROMPT_FORMATS
 from aligner_chains.settings import OnFailure
 
@@ -219,6 +220,52 @@ def train(
     )
     print(f"{result.path} is ready after {result.tokens:,} tokens in {result.steps:,} steps.")
     print(f'aligner-chains correct --model {result.path} "What is the capital of France?" "Paris, you fool." tries it.')
+
+
+@app.command("evaluate-embedded")
+def evaluate_embedded(
+    *,
+    model: Annotated[
+        Path | None, typer.Option(help="The folder of an Aligner trained as the embedded one; left out, that one.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many examples a row.", min=1)] = 200,
+    real: Annotated[
+        Path | None, typer.Option(help="JSONL of question, correction, license: short corrections are good drafts.")
+    ] = None,
+    drafts: Annotated[
+        Path | None, typer.Option(help="JSONL of question, answer, kind: real drafts that must not be damaged.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same examples.")] = 0,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="First choose the guard, on examples of another seed, and save it.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="A Markdown file to write; in one that exists, only the parts between markers.")
+    ] = None,
+) -> None:
+    """Examines the embedded Aligner on examples that it was not trained on, with and without its guard.
+
+    For example:
+
+        aligner-chains evaluate-embedded --count 20
+
+        aligner-chains evaluate-embedded --model my-nano --calibrate --report my-nano/README.md
+    """
+    try:
+        from aligner_chains.evaluation.command import run
+    except ImportError as error:
+        raise MissingDependencyError(
+            "The evaluation needs torch and transformers: pip install 'aligner-chains[local]'."
+        ) from error
+    run(
+        model or EMBEDDED_PATH,
+        count=count,
+        real=real,
+        drafts=drafts,
+        seed=seed,
+        save_guard=calibrate,
+        report=report,
+    )
 
 
 @data_app.command()

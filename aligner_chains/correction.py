@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from aligner_chains.errors import AlignerError
@@ -79,6 +79,11 @@ class Correction:
     def __str__(self) -> str:
         return self.text
 
+    def _repr_html_(self) -> str:
+        from aligner_chains.display import diff_html
+
+        return diff_html(self)
+
     @property
     def changed(self) -> bool:
         """Whether `text` differs from the draft."""
@@ -102,10 +107,10 @@ class Correction:
         parts: list[DiffPart] = []
         at_old = at_new = 0
         for i, j, size in matcher.get_matching_blocks():
-            for step in range(size):
-                _add_change(parts, self.draft[at_old : old[i + step].start()], self.text[at_new : new[j + step].start()])
-                _add(parts, "equal", old[i + step][0])
-                at_old, at_new = old[i + step].end(), new[j + step].end()
+            for before, after in zip(old[i : i + size], new[j : j + size], strict=True):
+                _add_change(parts, self.draft[at_old : before.start()], self.text[at_new : after.start()])
+                _add(parts, "equal", before[0])
+                at_old, at_new = before.end(), after.end()
         _add_change(parts, self.draft[at_old:], self.text[at_new:])
         return parts
 
@@ -158,8 +163,8 @@ def _add_change(parts: list[DiffPart], old: str, new: str) -> None:
 
 
 def _shared_space(old: str, new: str) -> str:
-    shared = os.path.commonprefix((old, new))
-    return shared[: len(shared) - len(shared.lstrip())]
+    pairs = zip(old, new, strict=False)
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1] and pair[0].isspace(), pairs))
 
 
 def _add(parts: list[DiffPart], operation: Operation, text: str) -> None:

@@ -1,12 +1,16 @@
-"""Corrections on a terminal."""
+"""Corrections on a terminal and in a notebook."""
 
 from __future__ import annotations
+
+from html import escape
 
 from rich.text import Text
 
 from aligner_chains.correction import Correction, DiffPart, Outcome
 
 _STYLES = {"equal": "", "delete": "red strike", "insert": "bold green"}
+_DELETED = "background: #ffd7d5; color: #82071e"
+_INSERTED = "background: #ccffd8; color: #055d20; text-decoration: none"
 _MARKS = {"equal": ("", ""), "delete": ("[-", "-]"), "insert": ("{+", "+}")}
 # Above this share of differing words the two texts have too little in common to be woven together.
 _REWRITE = 0.7
@@ -28,16 +32,25 @@ def diff_text(correction: Correction, *, coloured: bool = True) -> Text:
         correction: What to show.
         coloured: Whether the terminal has colours; without them what went stands in `[-...-]`, what came in `{+...+}`.
     """
-    parts = correction.diff()
-    if correction.edit_ratio > _REWRITE:
-        parts = [DiffPart("delete", correction.draft.strip() + "\n"), DiffPart("insert", correction.text.strip())]
     text = Text()
-    for operation, part in parts:
+    for operation, part in _parts(correction):
         before, after = ("", "") if coloured else _MARKS[operation]
         shown = part.rstrip() if operation != "equal" else part
         text.append(f"{before}{shown}{after}", _STYLES[operation])
         text.append(part[len(shown) :])
     return text
+
+
+def diff_html(correction: Correction) -> str:
+    """What `diff_text` shows, and the outcome, as HTML for a notebook."""
+    tags = {
+        "equal": "{}",
+        "delete": f'<del style="{_DELETED}">{{}}</del>',
+        "insert": f'<ins style="{_INSERTED}">{{}}</ins>',
+    }
+    shown = "".join(tags[operation].format(escape(part)) for operation, part in _parts(correction))
+    outcome = escape(outcome_text(correction).plain)
+    return f'<div style="white-space: pre-wrap; max-width: 50em">{shown}</div><small>{outcome}</small>'
 
 
 def outcome_text(correction: Correction) -> Text:
@@ -50,3 +63,9 @@ def outcome_text(correction: Correction) -> Text:
     if correction.error is not None:
         text.append(f" ({type(correction.error).__name__}: {correction.error})", "dim")
     return text
+
+
+def _parts(correction: Correction) -> list[DiffPart]:
+    if correction.edit_ratio <= _REWRITE:
+        return correction.diff()
+    return [DiffPart("delete", correction.draft.strip() + "\n"), DiffPart("insert", correction.text.strip())]

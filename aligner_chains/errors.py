@@ -22,6 +22,7 @@ AlignerError
     ├── BackendNotFoundError                 404: no such route or model there
     ├── RequestRejectedError                 400, 413, 422: it will not take this request
     ├── OverloadedError                      429 or 503: too busy
+    ├── GatewayError                         502 or 504: a proxy answered in place of the server
     ├── GenerationError                      424 or 500: the model failed
     ├── IncompleteResponseError              the response ended before the answer did
     └── ProtocolError                        what answers there does not speak the expected protocol
@@ -29,7 +30,7 @@ AlignerError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +43,17 @@ class AlignerError(Exception):
 
     #: Whether the same request may succeed when it is sent again.
     retryable: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross processes in labelled results and worker pools, those that are made from more than a message too.
+        return _remade, (type(self), *self.args), self.__dict__
+
+
+def _remade(kind: type[AlignerError], *args: object) -> AlignerError:
+    # An OSError can only be made by OSError's own __new__, which another builtin base may hide.
+    error: AlignerError = (OSError if issubclass(kind, OSError) else kind).__new__(kind)
+    error.args = args
+    return error
 
 
 class InvalidInputError(AlignerError, ValueError):
@@ -175,6 +187,12 @@ class OverloadedError(BackendError):
     retryable = True
 
 
+class GatewayError(BackendError):
+    """A proxy answered in place of the server (502, 504)."""
+
+    retryable = True
+
+
 class GenerationError(BackendError):
     """The model failed while it generated (424, 500)."""
 
@@ -187,9 +205,3 @@ class IncompleteResponseError(BackendError):
 
 class ProtocolError(BackendError):
     """What answers at this address does not speak the expected protocol."""
-
-
-class GatewayError(ProtocolError):
-    """A proxy answered in place of the server (502, 504)."""
-
-    retryable = True

@@ -71,7 +71,7 @@ class Guard:
                 return f"not confident: mean token probability {mean:.2f} is below {self.min_confidence:g}"
             if self.min_token_confidence is not None and not least >= self.min_token_confidence:
                 return f"not confident: lowest token probability {least:.2f} is below {self.min_token_confidence:g}"
-        if self.reject_repetition and (repeated := _repetition(text, draft)):
+        if self.reject_repetition and (repeated := repetition(text, draft=draft)):
             return f"repeats itself: {repeated!r}"
         return None
 
@@ -81,7 +81,8 @@ def confidence(logprobs: Sequence[float]) -> float:
     return math.exp(math.fsum(logprobs) / len(logprobs))
 
 
-def _repetition(text: str, draft: str) -> str | None:
+def repetition(text: str, *, draft: str) -> str | None:
+    """The first four words in a row that a text says more often than the draft, and at least twice; `None` if none."""
     said = _ngram_counts(draft)
     for ngram, count in _ngram_counts(text).items():
         if count > max(1, said.get(ngram, 0)):

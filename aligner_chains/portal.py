@@ -17,6 +17,8 @@ from typing import TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from aligner_chains.fork import abandon
+
 _T = TypeVar("_T")
 
 
@@ -26,7 +28,6 @@ class _Background:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: tuple[BlockingPortal, AbstractContextManager[BlockingPortal]] | None = None
-        self._of_parent_processes: list[object] = []
 
     def portal(self) -> BlockingPortal:
         with self._lock:
@@ -45,8 +46,8 @@ class _Background:
                 manager.__exit__(None, None, None)
 
     def forget_parent(self) -> None:
-        # Threads do not survive a fork. The parent's objects are kept alive so that nobody here closes its sockets.
-        self._of_parent_processes.append(self._running)
+        # Threads do not survive a fork.
+        abandon(self._running)
         self._running, self._lock = None, threading.Lock()
 
 

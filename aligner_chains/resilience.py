@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import anyio
 import tenacity
 
-from aligner_chains.errors import AlignerError, BackendConnectionError, CorrectionTimeoutError
+from aligner_chains.errors import AlignerError, CorrectionTimeoutError, GatewayError, OverloadedError
 
 _T = TypeVar("_T")
 
-# An overloaded server is worth waiting for until the deadline; an address where nothing answers is soon known to be
-# wrong.
-_MAX_CONNECTION_ATTEMPTS = 3
+# An overloaded server is worth waiting for until the deadline; an address where nothing answers, or where answers break
+# off, is soon known to be wrong.
+_MAX_ATTEMPTS = 3
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
 
 
@@ -34,6 +35,16 @@ class Deadline:
     def remaining(self) -> float | None:
         """Seconds left, not below zero; `None` for no limit."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stops the clock while the block runs."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            if self._end is not None:
+                self._end += time.monotonic() - started
 
     async def bound(self, work: Callable[[], Awaitable[_T]]) -> _T:
         """The result of `work`, which is cancelled at the deadline.
@@ -78,7 +89,8 @@ async def with_retries(work: Callable[[], Awaitable[_T]], deadline: Deadline) ->
 
     def stop(state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, BackendConnectionError) and state.attempt_number >= _MAX_CONNECTION_ATTEMPTS:
+        patient = isinstance(error, OverloadedError | GatewayError)
+        if not patient and state.attempt_number >= _MAX_ATTEMPTS:
             return True
         remaining = deadline.remaining
         return remaining is not None and state.upcoming_sleep >= remaining

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from aligner_chains.errors import ConfigurationError
+from aligner_chains.guard import Guard
 
 OnFailure: TypeAlias = Literal["raise", "draft", "refuse"]
 
@@ -101,8 +102,19 @@ def check_positive(name: str, value: float) -> float:
     Raises:
         ConfigurationError: It is not.
     """
-    if not value > 0:
-        raise ConfigurationError(f"{name} must be above zero, not {value!r}.")
+    if not (isinstance(value, int | float) and value > 0):
+        raise ConfigurationError(f"{name} must be a number above zero, not {value!r}.")
+    return value
+
+
+def check_count(name: str, value: int) -> int:
+    """The value, if it is a whole number above zero.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if not (isinstance(value, int) and value > 0):
+        raise ConfigurationError(f"{name} must be a whole number above zero, not {value!r}.")
     return value
 
 
@@ -118,7 +130,7 @@ def _parse(variable: str, value: str, parser: Callable[[str], object]) -> object
 _PARSERS: dict[str, Callable[[str], object]] = {
     "on_failure": check_on_failure,
     "timeout": lambda value: check_positive("timeout", float(value)),
-    "min_confidence": float,
-    "max_new_tokens": int,
-    "max_concurrency": int,
+    "min_confidence": lambda value: Guard(min_confidence=float(value)).min_confidence,
+    "max_new_tokens": lambda value: check_count("max_new_tokens", int(value)),
+    "max_concurrency": lambda value: check_count("max_concurrency", int(value)),
 }

@@ -19,7 +19,7 @@ from aligner_chains._version import __version__
 from aligner_chains.cli import app, main
 from aligner_chains.data import read_triples
 
-RUDE = "You stupid idiot. Use 500 grams of flour and let it rest for 20 minutes."
+RUDE = "Use 500 grams of flour and let it rest for 20 minutes, you idiot."
 POLITE = "Use 500 grams of flour and let it rest for 20 minutes."
 QUERY = "How do I bake bread?"
 
@@ -37,7 +37,9 @@ def test_a_pair_is_corrected_by_the_embedded_aligner():
 
 def test_diff_shows_what_went():
     result = run("correct", QUERY, RUDE, "--diff")
-    assert result.stdout.startswith(f"[-You stupid idiot.-] {POLITE}\ncorrected in ")
+    assert result.stdout.startswith(
+        "Use 500 grams of flour and let it rest for 20 minutes[-, you idiot-].\ncorrected in "
+    )
 
 
 def test_json_tells_everything():

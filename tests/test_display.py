@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aligner_chains import Correction
-from aligner_chains.display import diff_text, outcome_text
+from aligner_chains.display import diff_html, diff_text, outcome_text
 from aligner_chains.errors import OverloadedError
 
 
@@ -41,6 +41,13 @@ def test_nothing_of_either_text_is_hidden(draft: str, text: str):
     plain = diff_text(correction(draft, text)).plain
     for word in (*draft.split(), *text.split()):
         assert all(character in plain for character in word)
+
+
+def test_a_notebook_shows_the_same_and_text_is_not_markup():
+    shown = correction("Use <b>, you fool.", "Use <b>.")._repr_html_()
+    assert "Use &lt;b&gt;<del" in shown
+    assert ">, you fool</del>." in shown
+    assert shown == diff_html(correction("Use <b>, you fool.", "Use <b>."))
 
 
 @pytest.mark.parametrize(

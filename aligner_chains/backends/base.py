@@ -16,6 +16,7 @@ class ModelInfo:
 
     Attributes:
         name: The model's name: a hub id or a path.
+        path: The folder or hub id that it was loaded from, if that was in this process.
         max_input_tokens: The most tokens that a prompt may have, where known.
         max_total_tokens: The most tokens that prompt and answer may have together, where known.
         special_tokens: Texts that the tokenizer takes for a single added token, where known.
@@ -25,6 +26,7 @@ class ModelInfo:
     max_input_tokens: int | None = None
     max_total_tokens: int | None = None
     special_tokens: tuple[str, ...] = ()
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import weakref
+from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
+from aligner_chains.backends.session import Session, Sessions, close_soon
 from aligner_chains.backends.sse import events
 from aligner_chains.correction import FinishReason
 from aligner_chains.errors import (
@@ -29,6 +32,7 @@ from aligner_chains.errors import (
     ProtocolError,
     RequestRejectedError,
 )
+from aligner_chains.settings import check_count
 
 _ERROR_BY_STATUS: dict[int, type[BackendError]] = {
     400: RequestRejectedError,
@@ -59,10 +63,8 @@ _ADVICE: dict[type[BackendError], str] = {
 }
 _EXCERPT_LENGTH = 200
 
-
-class _Session(NamedTuple):
-    client: aiohttp.ClientSession
-    keeper: AsyncGenerator[None, None]
+# In an address, a user and a password.
+_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
 
 
 class HttpClient:
@@ -73,22 +75,36 @@ class HttpClient:
         api_key: Sent as a bearer token with every request.
         max_concurrency: The most requests under way at once in an event loop; more wait their turn.
 
+    Attributes:
+        was_lost: Set when the server cannot be reached: what comes back at its address may be another one.
+
     Raises:
         ConfigurationError: The address is not one.
     """
 
     def __init__(self, url: str, *, api_key: str | None, max_concurrency: int) -> None:
-        parts = urlsplit(url) if isinstance(url, str) else None
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigurationError(f"{url!r} is not a server's address. Give one like 'http://localhost:8080'.")
-        if max_concurrency < 1:
-            raise ConfigurationError(f"max_concurrency must be at least 1, not {max_concurrency!r}.")
-        self.url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._max_concurrency = max_concurrency
-        self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
-        # Who drops a client that nobody closed drops its keepers, and each loop then closes its session.
-        weakref.finalize(self, self._sessions.clear).atexit = False
+        shown = _CREDENTIALS.sub("", url) if isinstance(url, str) else url
+        try:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+                raise ValueError(shown)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigurationError(
+                f"{shown!r} is not a server's address. Give one like 'http://localhost:8080'."
+            ) from error
+        if api_key and not api_key.isprintable():
+            raise ConfigurationError("The api_key holds a line break or another character that no header can carry.")
+        self.url = shown.rstrip("/")
+        self.was_lost = False
+        self._headers = {}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        elif parts.username:
+            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self._headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
+        self._max_concurrency = check_count("max_concurrency", max_concurrency)
+        self._sessions: Sessions = {}
+        weakref.finalize(self, close_soon, self._sessions).atexit = False
 
     async def get(self, path: str) -> Any:
         """The JSON that the server answers to a GET."""
@@ -109,14 +125,14 @@ class HttpClient:
             if response.content_type != "text/event-stream":
                 raise ProtocolError(
                     f"POST {self.url}{path} should stream events, but answered {response.content_type!r}: "
-                    f"{_excerpt(await response.text(errors='replace'))}.",
+                    f"{_excerpt(await response.text(encoding='utf-8', errors='replace'))}.",
                     status=response.status,
                 )
             try:
                 async for data in events(response.content.iter_any()):
                     if data.strip() == "[DONE]":
                         return
-                    yield json.loads(data)
+                    yield _loads(data)
             except ValueError as error:
                 raise ProtocolError(
                     f"POST {self.url}{path} streamed an event that is not JSON in UTF-8: {error}."
@@ -126,7 +142,7 @@ class HttpClient:
         """Closes the connections of the event loop that this runs in."""
         session = self._sessions.get(asyncio.get_running_loop())
         if session is not None:
-            await session.keeper.aclose()
+            await session.close()
 
     async def _client(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -137,9 +153,7 @@ class HttpClient:
                 timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None),
                 headers=self._headers,
             )
-            keeper = _keep_open(client, self._sessions)
-            self._sessions[loop] = _Session(client, keeper)
-            await anext(keeper)
+            await Session(client, self._sessions).open()
         return self._sessions[loop].client
 
     @asynccontextmanager
@@ -147,7 +161,12 @@ class HttpClient:
         client = await self._client()
         where = f"{method} {self.url}{path}"
         try:
-            async with client.request(method, self.url + path, json=body, allow_redirects=False) as response:
+            # What asks about the server must not cost the request after it: uvicorn hangs up after a failure without
+            # saying so, and a POST on that connection would be lost.
+            headers = {"Connection": "close"} if method == "GET" else {}
+            async with client.request(
+                method, self.url + path, json=body, headers=headers, allow_redirects=False
+            ) as response:
                 if response.status != HTTPStatus.OK:
                     raise await self._error(response, where)
                 yield response
@@ -162,6 +181,7 @@ class HttpClient:
         except aiohttp.ClientResponseError as error:
             raise ProtocolError(f"{where}: what answers there does not speak HTTP: {error.message}.") from error
         except (aiohttp.ClientConnectionError, OSError) as error:
+            self.was_lost = True
             raise BackendConnectionError(
                 f"{where}: cannot reach the server ({str(error) or type(error).__name__}). "
                 "Is it running, and is the address right?"
@@ -170,7 +190,7 @@ class HttpClient:
     async def _json(self, response: aiohttp.ClientResponse) -> Any:
         body = await response.read()
         try:
-            return json.loads(body)
+            return _loads(body)
         except ValueError as error:
             raise ProtocolError(
                 f"{response.method} {response.url} should answer JSON, but answered {response.content_type!r}: "
@@ -187,18 +207,6 @@ class HttpClient:
         )
 
 
-async def _keep_open(
-    client: aiohttp.ClientSession, sessions: dict[asyncio.AbstractEventLoop, _Session]
-) -> AsyncGenerator[None, None]:
-    # A loop closes its unfinished async generators when it shuts down (asyncio.run and the like), and so this session:
-    # nobody has to close an Aligner by hand to leave without a warning.
-    try:
-        yield
-    finally:
-        sessions.pop(asyncio.get_running_loop(), None)
-        await client.close()
-
-
 def error_for_status(status: int, message: str, *, retry_after: float | None = None) -> BackendError:
     """The error that an HTTP status stands for, with what to do about it."""
     kind = _ERROR_BY_STATUS.get(status)
@@ -211,7 +219,7 @@ def error_for_status(status: int, message: str, *, retry_after: float | None = N
 def message_in(text: str) -> str:
     """The human part of an error's body in the shapes of TGI, OpenAI and FastAPI; else its beginning."""
     try:
-        body = json.loads(text)
+        body = _loads(text)
     except ValueError:
         return _excerpt(text)
     for name in ("error", "message", "detail"):
@@ -227,9 +235,10 @@ def parsing(where: str) -> Iterator[None]:
         yield
     except AlignerError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ProtocolError(
-            f"{where} answered in a shape that its protocol does not have ({type(error).__name__}: {error})."
+            f"{where} answered in a shape that its protocol does not have "
+            f"({type(error).__name__}: {_excerpt(str(error))})."
         ) from error
 
 
@@ -249,6 +258,13 @@ def finish_reason(value: object, where: str) -> FinishReason:
 def logprob(value: Any) -> float:
     """A natural log-probability as a number, at most 0."""
     return min(float(value), 0.0)
+
+
+def _loads(data: str | bytes) -> Any:
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _excerpt(text: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aligner_chains.backends.base import Generation, GenerationChunk, GenerationRequest, ModelInfo
+from aligner_chains.backends.worker import Worker
 from aligner_chains.correction import Usage
 from aligner_chains.errors import GenerationError
 from aligner_chains.model_config import EMBEDDED_PATH, load_config
@@ -33,13 +33,14 @@ class LocalBackend:
     Args:
         model: The model.
         name: What to call it.
+        path: The folder or hub id that it was loaded from.
     """
 
-    def __init__(self, model: CausalModel, *, name: str) -> None:
+    def __init__(self, model: CausalModel, *, name: str, path: str | None = None) -> None:
         self.model = model
         self._name = name
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="aligner-model")
-        self._closed = threading.Event()
+        self._path = path
+        self._worker = Worker("aligner-model")
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str | None = None, dtype: str | None = None) -> LocalBackend:
@@ -57,7 +58,8 @@ class LocalBackend:
         from aligner_chains.decoding.causal_model import CausalModel
 
         config = load_config(Path(path))
-        return cls(CausalModel.load(path, device=device, dtype=dtype), name=(config and config.name) or str(path))
+        name = config.name if config is not None and config.name else str(path)
+        return cls(CausalModel.load(path, device=device, dtype=dtype), name=name, path=str(path))
 
     @classmethod
     def embedded(cls) -> LocalBackend:
@@ -70,7 +72,10 @@ class LocalBackend:
     async def info(self) -> ModelInfo:
         """The model and its context."""
         return ModelInfo(
-            name=self._name, max_total_tokens=self.model.max_length, special_tokens=self.model.added_tokens
+            name=self._name,
+            max_total_tokens=self.model.max_length,
+            special_tokens=self.model.added_tokens,
+            path=self._path,
         )
 
     async def count_tokens(self, prompt: Prompt) -> int:
@@ -124,47 +129,56 @@ class LocalBackend:
             sampling: How to choose them.
 
         Raises:
-            GenerationError: The model failed.
+            GenerationError: The model failed, or was closed.
         """
         loop = asyncio.get_running_loop()
-        arriving: asyncio.Queue[Token | None] = asyncio.Queue()
+        arriving: asyncio.Queue[Token | StopReason | Exception] = asyncio.Queue()
         abandoned = threading.Event()
 
-        def hand_over(item: Token | None) -> None:
-            if not loop.is_closed():
+        def hand_over(item: Token | StopReason | Exception) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(arriving.put_nowait, item)
 
         def is_cancelled() -> bool:
-            # The interpreter waits for this thread when it exits; what nobody will read must not keep it.
-            return abandoned.is_set() or self._closed.is_set() or not threading.main_thread().is_alive()
+            return abandoned.is_set() or self._worker.ended.is_set()
 
-        def generate() -> StopReason:
+        def generate() -> None:
+            if is_cancelled():
+                hand_over("cancelled")
+                return
             try:
-                return self.model.generate(
+                reason = self.model.generate(
                     ids,
                     max_new_tokens=max_new_tokens or max(1, (self.model.max_length or _NO_LIMIT) - len(ids)),
                     sampling=sampling,
                     on_token=hand_over,
                     cancelled=is_cancelled,
                 )
-            finally:
-                hand_over(None)
+            except Exception as error:  # noqa: BLE001  # whatever it is, whoever waits has to know
+                hand_over(error)
+            else:
+                hand_over(reason)
 
-        generating = loop.run_in_executor(self._thread, generate)
         try:
-            while (token := await arriving.get()) is not None:
-                yield token
-            yield await generating
+            self._worker.submit(generate)
         except RuntimeError as error:
-            raise GenerationError(f"The model failed: {error}") from error
+            raise GenerationError(f"{self._name!r} cannot start any more: {error}.") from error
+        try:
+            while True:
+                item = await arriving.get()
+                if isinstance(item, Exception):
+                    raise GenerationError(f"{self._name!r} failed: {type(item).__name__}: {item}") from item
+                if item == "cancelled":
+                    raise GenerationError(f"{self._name!r} was closed. Make a new Aligner.")
+                yield item
+                if isinstance(item, str):
+                    return
         finally:
             abandoned.set()
-            generating.cancel()
 
     async def aclose(self) -> None:
-        """Ends the thread, and what it is writing."""
-        self._closed.set()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Stops what the model is writing; it will write no more."""
+        self._worker.ended.set()
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

@@ -10,10 +10,10 @@ from aligner_chains.backends.base import Generation, GenerationChunk, Generation
 from aligner_chains.backends.http import HttpClient, error_for_status, finish_reason, logprob, message_in, parsing
 from aligner_chains.correction import Usage
 from aligner_chains.errors import (
-    BackendConnectionError,
     BackendError,
     BackendNotFoundError,
     ConfigurationError,
+    GenerationError,
     IncompleteResponseError,
     ProtocolError,
     RequestRejectedError,
@@ -56,12 +56,15 @@ class OpenAIBackend:
 
     async def info(self) -> ModelInfo:
         """The model in `/models`, and its context where the server tells; asked for once."""
-        if self._info is None:
+        if self._info is None or self._http.was_lost:
+            self._http.was_lost = False
             entry = await self._model_entry()
-            self._info = ModelInfo(
-                name=self._model or str(entry["id"]),
-                max_total_tokens=self._max_total_tokens or entry.get("max_model_len"),
-            )
+            told = entry.get("max_model_len")
+            with parsing(f"{self._http.url}{self._prefix}/models"):
+                self._info = ModelInfo(
+                    name=self._model or str(entry["id"]),
+                    max_total_tokens=self._max_total_tokens or (None if told is None else int(told)),
+                )
         return self._info
 
     async def _model_entry(self) -> dict[str, Any]:
@@ -70,8 +73,9 @@ class OpenAIBackend:
             answer = await self._http.get(path)
             with parsing(f"{self._http.url}{path}"):
                 entries: dict[str, dict[str, Any]] = {entry["id"]: entry for entry in answer["data"]}
-        except (BackendNotFoundError, ProtocolError):
-            # Some gateways serve completions only. With a model's name that is enough.
+        except (BackendNotFoundError, ProtocolError, GenerationError):
+            # Some gateways serve completions only, and `transformers serve` fails to list models where it has no
+            # cache. With a model's name that is enough.
             if self._model is None:
                 raise
             return {}
@@ -97,11 +101,7 @@ class OpenAIBackend:
         """The answer of `/completions` or `/chat/completions`."""
         path, body = await self._request(request)
         where = f"{self._http.url}{path}"
-        try:
-            answer, _ = await self._http.post(path, body)
-        except BackendConnectionError:
-            self._info = None  # what comes back at this address may be another model
-            raise
+        answer, _ = await self._http.post(path, body)
         with parsing(where):
             choice = answer["choices"][0]
             return Generation(

@@ -10,7 +10,6 @@ from aligner_chains.backends.base import Generation, GenerationChunk, Generation
 from aligner_chains.backends.http import HttpClient, error_for_status, finish_reason, logprob, message_in, parsing
 from aligner_chains.correction import Usage
 from aligner_chains.errors import (
-    BackendConnectionError,
     BackendError,
     BackendNotFoundError,
     ConfigurationError,
@@ -59,10 +58,11 @@ class TgiBackend:
 
     async def info(self) -> ModelInfo:
         """The model and limits in `/info`, asked for once, and again after the server could not be reached."""
-        if self._info is None:
+        if self._info is None or self._http.was_lost:
             advice = (
                 "Give TGI's root, or use Aligner.from_openai(url + '/v1') for vLLM and other OpenAI-compatible servers."
             )
+            self._http.was_lost = False
             try:
                 answer = await self._http.get("/info")
                 with parsing(f"{self._http.url}/info"):
@@ -72,8 +72,6 @@ class TgiBackend:
                         max_total_tokens=int(answer["max_total_tokens"]),
                     )
             except (BackendNotFoundError, ProtocolError) as error:
-                if error.retryable:
-                    raise
                 raise ProtocolError(f"{self._http.url!r} is not TGI: {error} {advice}", status=error.status) from error
         return self._info
 
@@ -86,11 +84,7 @@ class TgiBackend:
     async def generate(self, request: GenerationRequest) -> Generation:
         """The answer of `/generate`."""
         model = (await self.info()).name
-        try:
-            answer, headers = await self._http.post("/generate", self._body(request))
-        except BackendConnectionError:
-            self._info = None  # what comes back at this address may be another model
-            raise
+        answer, headers = await self._http.post("/generate", self._body(request))
         where = f"{self._http.url}/generate"
         with parsing(where):
             details = answer["details"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from aligner_chains.errors import MissingDependencyError, ModelLoadError
+from aligner_chains.model_config import check_path
 
 try:
     import torch
@@ -117,21 +118,21 @@ class CausalModel:
         Raises:
             ModelLoadError: There is no causal language model with a fast tokenizer at this path.
         """
-        # A hub id has the form of a relative path, so only what cannot be one is refused here.
-        is_path = isinstance(path, Path) or Path(path).is_absolute() or path.startswith(".")
-        if is_path and not Path(path).is_dir():
-            raise ModelLoadError(f"There is no folder {str(path)!r} to load a model from.")
+        check_path(path)
         device = device or _best_device()
-        try:
-            torch_dtype = getattr(torch, dtype) if dtype else _dtype_for(device)
-        except AttributeError as error:
-            raise ModelLoadError(f"torch has no dtype {dtype!r}; use 'float32', 'bfloat16' or 'float16'.") from error
+        torch_dtype = getattr(torch, dtype, None) if dtype else _dtype_for(device)
+        if not isinstance(torch_dtype, torch.dtype):
+            raise ModelLoadError(f"torch has no dtype {dtype!r}; use 'float32', 'bfloat16' or 'float16'.")
         try:
             with _quiet():
                 tokenizer = AutoTokenizer.from_pretrained(path)
-                model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype)
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    path, dtype=torch_dtype, output_loading_info=True
+                )
+                if missing := sorted(report["missing_keys"]):
+                    raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]!r}.")
                 model.to(device).eval()
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        except Exception as error:  # noqa: BLE001  # transformers has no closed set of errors for broken files
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelLoadError(
                 f"Cannot load a causal language model from {str(path)!r}: {reason} "

@@ -1,0 +1,72 @@
+"""The guard: which corrections are trusted."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aligner_chains import Guard
+from aligner_chains.errors import ConfigurationError
+from aligner_chains.guard import confidence
+
+SURE, UNSURE = math.log(0.99), math.log(0.3)
+
+
+def test_without_rules_everything_is_trusted():
+    guard = Guard()
+    assert not guard.is_on
+    assert guard.doubt("a a a a a a a a", draft="b", logprobs=None) is None
+
+
+def test_a_low_mean_probability_is_doubted_with_both_numbers():
+    guard = Guard(min_confidence=0.9)
+    assert guard.doubt("new", draft="old", logprobs=[SURE, SURE]) is None
+    assert guard.doubt("new", draft="old", logprobs=[SURE, UNSURE]) == (
+        "not confident: mean token probability 0.54 is below 0.9"
+    )
+
+
+def test_a_single_unlikely_token_is_doubted():
+    guard = Guard(min_token_confidence=0.5)
+    assert guard.doubt("new", draft="old", logprobs=[math.log(0.6)] * 3) is None
+    assert guard.doubt("new", draft="old", logprobs=[SURE, UNSURE]) == (
+        "not confident: lowest token probability 0.30 is below 0.5"
+    )
+
+
+@pytest.mark.parametrize("rule", [Guard(min_confidence=0.1), Guard(min_token_confidence=0.1)])
+@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+def test_probabilities_that_are_no_numbers_are_not_trusted(rule: Guard, broken: float):
+    assert "not confident" in rule.doubt("new", draft="old", logprobs=[SURE, broken])
+
+
+def test_a_loop_is_doubted_unless_the_draft_has_it():
+    guard = Guard(reject_repetition=True)
+    loop = "it is what it is what it is what it is"
+    assert guard.doubt(loop, draft="it is", logprobs=None) == "repeats itself: 'it is what it'"
+    assert guard.doubt(loop, draft=loop + " so", logprobs=None) is None
+    assert guard.doubt("one two three four five", draft="six", logprobs=None) is None
+
+
+def test_a_copy_of_the_draft_is_never_doubted():
+    guard = Guard(min_confidence=1, min_token_confidence=1, reject_repetition=True)
+    assert guard.doubt("a a a a a a a a", draft="a a a a a a a a", logprobs=None) is None
+
+
+@pytest.mark.parametrize("logprobs", [None, []])
+def test_a_rule_that_cannot_be_applied_is_an_error(logprobs: list[float] | None):
+    with pytest.raises(ConfigurationError, match=r"this server gives none.*Guard\(\)"):
+        Guard(min_confidence=0.5).doubt("new", draft="old", logprobs=logprobs)
+
+
+@pytest.mark.parametrize("name", ["min_confidence", "min_token_confidence"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, "high"])
+def test_what_is_no_probability_is_refused(name: str, value: object):
+    with pytest.raises(ConfigurationError, match=f"{name} is a probability from 0 to 1, not {value!r}"):
+        Guard(**{name: value})
+
+
+@given(st.lists(st.floats(-50, 0), min_size=1))
+def test_confidence_lies_between_the_least_and_the_greatest_probability(logprobs: list[float]):
+    assert math.exp(min(logprobs)) * (1 - 1e-9) <= confidence(logprobs) <= math.exp(max(logprobs)) * (1 + 1e-9)
