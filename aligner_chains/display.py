@@ -12,8 +12,8 @@ _STYLES = {"equal": "", "delete": "red strike", "insert": "bold green"}
 _DELETED = "background: #ffd7d5; color: #82071e"
 _INSERTED = "background: #ccffd8; color: #055d20; text-decoration: none"
 _MARKS = {"equal": ("", ""), "delete": ("[-", "-]"), "insert": ("{+", "+}")}
-# Above this share of differing words the two texts have too little in common to be woven together.
-_REWRITE = 0.7
+# Below this share of common text two texts have too little in common to be woven together.
+_LEAST_SHARED = 0.3
 _OUTCOME_STYLES: dict[Outcome, str] = {
     "corrected": "bold green",
     "unchanged": "bold blue",
@@ -66,6 +66,8 @@ def outcome_text(correction: Correction) -> Text:
 
 
 def _parts(correction: Correction) -> list[DiffPart]:
-    if correction.edit_ratio <= _REWRITE:
-        return correction.diff()
+    parts = correction.diff()
+    shared = sum(len(part.text) for part in parts if part.operation == "equal")
+    if shared >= _LEAST_SHARED * max(len(correction.draft), len(correction.text)):
+        return parts
     return [DiffPart("delete", correction.draft.strip() + "\n"), DiffPart("insert", correction.text.strip())]

@@ -32,8 +32,8 @@ except ImportError as error:
         "A model in this process needs torch and transformers: pip install 'aligner-chains[local]'."
     ) from error
 
-# On a CPU, a model of fewer parameters loses more by waiting for threads than it gains: 4M ones were 4 to 15 times slower on
-# two threads of two busy cores than on one.
+# On a CPU, a model of fewer parameters loses more by waiting for threads than it gains: 4M ones were 4 to 15 times
+# slower on two threads of two busy cores than on one.
 _SMALL = 50_000_000
 
 StopReason: TypeAlias = Literal["eos_token", "length", "stop_sequence", "cancelled"]
@@ -126,13 +126,11 @@ class CausalModel:
         try:
             with _quiet():
                 tokenizer = AutoTokenizer.from_pretrained(path)
-                model, report = AutoModelForCausalLM.from_pretrained(
-                    path, dtype=torch_dtype, output_loading_info=True
-                )
+                model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, output_loading_info=True)
                 if missing := sorted(report["missing_keys"]):
                     raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]!r}.")
                 model.to(device).eval()
-        except Exception as error:  # noqa: BLE001  # transformers has no closed set of errors for broken files
+        except Exception as error:  # transformers has no closed set of errors for broken files
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelLoadError(
                 f"Cannot load a causal language model from {str(path)!r}: {reason} "
