@@ -1,0 +1,127 @@
+"""The bookkeeping behind the question: it ends with the runs, and is out of the way otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import pickle
+import subprocess
+import sys
+import tracemalloc
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable, RunnableLambda
+from upstream import Upstream
+
+from langchain_aligner import recorder
+from langchain_aligner.recorder import RECORDER, QueryRecorder
+
+PROMPT = ChatPromptTemplate.from_template("{question}")
+
+
+def fail(_: Any) -> None:
+    raise ValueError("no")
+
+
+def one_of_ten(number: int, chain: Runnable[Any, Any]) -> None:
+    """Runs a chain to its end nine times out of ten; the tenth time it fails, or is left in mid-stream."""
+    question = {"question": f"What is {number} times two?"}
+    if number % 20 == 0:
+        next(chain.stream(question))
+    elif number % 10 == 0:
+        with pytest.raises(ValueError, match="no"):
+            (chain | RunnableLambda(fail)).invoke(question)
+    else:
+        chain.invoke(question)
+
+
+def chain_of(parser: bool = True) -> Runnable[Any, Any]:
+    # Without a memory of its own; else it is what grows.
+    model = Upstream(answer=lambda _: "That is well known.", keep_asked=False)
+    return PROMPT | model | StrOutputParser() if parser else PROMPT | model
+
+
+def test_nothing_is_left_of_chains_that_ended_failed_or_were_abandoned() -> None:
+    before = RECORDER.size
+    for number in range(200):
+        one_of_ten(number, chain_of())
+    gc.collect()
+    assert RECORDER.size == before
+
+
+async def test_nothing_is_left_of_async_chains() -> None:
+    before = RECORDER.size
+    for _ in range(20):
+        stream = chain_of().astream({"question": "Who?"})
+        await anext(stream)
+        await stream.aclose()
+    tasks = [asyncio.create_task(chain_of().ainvoke({"question": "Who?"})) for _ in range(20)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def nothing_is_left() -> None:
+        while RECORDER.size != before:  # the event loop closes what was left behind when it gets to it
+            gc.collect()
+            await asyncio.sleep(0)
+
+    await asyncio.wait_for(nothing_is_left(), 30)
+
+
+def test_an_answer_is_remembered_as_long_as_it_lives() -> None:
+    before = RECORDER.size
+    answers = [chain_of(parser=False).invoke({"question": "Who?"}) for _ in range(3)]
+    assert RECORDER.size == before + 3
+    assert RECORDER.call_that_answered(answers[0].id) is not None
+    del answers
+    gc.collect()
+    assert RECORDER.size == before
+
+
+def test_runs_that_never_end_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_MAX_RUNS", 10)
+    own = QueryRecorder()
+    for _ in range(1000):
+        run_id = uuid4()
+        own.on_chain_start({}, {}, run_id=run_id)
+        own.on_chat_model_start({}, [[AIMessage("x")]], run_id=uuid4(), parent_run_id=run_id)
+    assert own.size == 20
+
+
+def test_there_is_one_recorder_whatever_happens_to_a_config() -> None:
+    assert copy.deepcopy(RECORDER) is RECORDER
+    assert pickle.loads(pickle.dumps(RECORDER)) is RECORDER
+
+
+@pytest.mark.slow
+def test_100_000_chains_leave_the_process_no_larger() -> None:
+    chain = chain_of()
+    for number in range(1000):
+        one_of_ten(number, chain)  # what is made once is made now
+    gc.collect()
+    before = RECORDER.size
+    tracemalloc.start()
+    for number in range(100_000):
+        one_of_ten(number, chain)
+    gc.collect()
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert RECORDER.size == before
+    assert grown < 100_000  # bytes: not one a chain
+
+
+def test_importing_it_brings_no_framework_along() -> None:
+    program = (
+        "import sys, langchain_aligner\n"
+        "unwanted = {'torch', 'transformers', 'llama_index', 'langchain', 'langgraph', 'aiohttp'}\n"
+        "print(sorted(unwanted & {name.partition('.')[0] for name in sys.modules}))"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert printed == "[]\n"
