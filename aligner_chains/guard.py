@@ -15,22 +15,26 @@ _NGRAM = 4
 class Guard:
     """What a correction must be like to be trusted. Each rule is off where it is `None` or `False`.
 
-    A small Aligner fails by losing its place in a copy; what it then writes is fluent nonsense, and its token
-    probabilities are low. The thresholds belong to a model and are calibrated on data that it was not trained on.
+    A small Aligner fails by losing its place in a copy, or by editing what it has not understood; it then hesitates at
+    some tokens, and their probabilities are low. The thresholds belong to a model and are calibrated on data that it
+    was not trained on.
 
     Attributes:
         min_confidence: The least mean probability of a token, 0 to 1: `exp` of the mean log-probability.
-        min_token_confidence: The least probability of any single token, 0 to 1.
+        min_sequence_confidence: The least probability of the correction as a whole, 0 to 1: the product of its tokens'
+            probabilities. It suits Aligners that copy, whose tokens are nearly certain but for the few that matter; it
+            weighs those alike whether the draft is edited or replaced, and trusts long corrections less than short
+            ones.
         reject_repetition: Distrust four words in a row that the correction says more often than the draft does and says
             at least twice: a model that loops.
     """
 
     min_confidence: float | None = None
-    min_token_confidence: float | None = None
+    min_sequence_confidence: float | None = None
     reject_repetition: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("min_confidence", "min_token_confidence"):
+        for name in ("min_confidence", "min_sequence_confidence"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise ConfigurationError(f"{name} is a probability from 0 to 1, not {value!r}.")
@@ -38,7 +42,7 @@ class Guard:
     @property
     def needs_logprobs(self) -> bool:
         """Whether the guard looks at token probabilities."""
-        return self.min_confidence is not None or self.min_token_confidence is not None
+        return self.min_confidence is not None or self.min_sequence_confidence is not None
 
     @property
     def is_on(self) -> bool:
@@ -65,12 +69,11 @@ class Guard:
                     "TGI or vLLM, or do without: no min_confidence=, and guard=Guard() if the model comes with one."
                 )
             # A broken model's probabilities are NaN, which no comparison is true of: hence `not >=`.
-            mean = confidence(logprobs)
-            least = mean if math.isnan(mean) else math.exp(min(logprobs))
+            mean, whole = confidence(logprobs), math.exp(sum(logprobs))
             if self.min_confidence is not None and not mean >= self.min_confidence:
                 return f"not confident: mean token probability {mean:.2f} is below {self.min_confidence:g}"
-            if self.min_token_confidence is not None and not least >= self.min_token_confidence:
-                return f"not confident: lowest token probability {least:.2f} is below {self.min_token_confidence:g}"
+            if self.min_sequence_confidence is not None and not whole >= self.min_sequence_confidence:
+                return f"not confident: probability {whole:.2f} of the whole is below {self.min_sequence_confidence:g}"
         if self.reject_repetition and (repeated := repetition(text, draft=draft)):
             return f"repeats itself: {repeated!r}"
         return None
@@ -78,7 +81,7 @@ class Guard:
 
 def confidence(logprobs: Sequence[float]) -> float:
     """The mean probability of tokens: `exp` of the mean of their natural log-probabilities."""
-    return math.exp(math.fsum(logprobs) / len(logprobs))
+    return math.exp(sum(logprobs) / len(logprobs))
 
 
 def repetition(text: str, *, draft: str) -> str | None:

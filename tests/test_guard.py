@@ -27,18 +27,19 @@ def test_a_low_mean_probability_is_doubted_with_both_numbers():
     )
 
 
-def test_a_single_unlikely_token_is_doubted():
-    guard = Guard(min_token_confidence=0.5)
-    assert guard.doubt("new", draft="old", logprobs=[math.log(0.6)] * 3) is None
+def test_an_unlikely_whole_is_doubted():
+    guard = Guard(min_sequence_confidence=0.5)
+    assert guard.doubt("new", draft="old", logprobs=[SURE] * 60) is None
+    assert guard.doubt("new", draft="old", logprobs=[SURE] * 80) is not None
     assert guard.doubt("new", draft="old", logprobs=[SURE, UNSURE]) == (
-        "not confident: lowest token probability 0.30 is below 0.5"
+        "not confident: probability 0.30 of the whole is below 0.5"
     )
 
 
-@pytest.mark.parametrize("rule", [Guard(min_confidence=0.1), Guard(min_token_confidence=0.1)])
-@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+@pytest.mark.parametrize("rule", [Guard(min_confidence=0.1), Guard(min_sequence_confidence=0.1)])
+@pytest.mark.parametrize("broken", [math.nan, -math.inf, -1.7e308])
 def test_probabilities_that_are_no_numbers_are_not_trusted(rule: Guard, broken: float):
-    assert "not confident" in rule.doubt("new", draft="old", logprobs=[SURE, broken])
+    assert "not confident" in rule.doubt("new", draft="old", logprobs=[SURE, broken, broken])
 
 
 def test_a_loop_is_doubted_unless_the_draft_has_it():
@@ -50,7 +51,7 @@ def test_a_loop_is_doubted_unless_the_draft_has_it():
 
 
 def test_a_copy_of_the_draft_is_never_doubted():
-    guard = Guard(min_confidence=1, min_token_confidence=1, reject_repetition=True)
+    guard = Guard(min_confidence=1, min_sequence_confidence=1, reject_repetition=True)
     assert guard.doubt("a a a a a a a a", draft="a a a a a a a a", logprobs=None) is None
 
 
@@ -60,7 +61,7 @@ def test_a_rule_that_cannot_be_applied_is_an_error(logprobs: list[float] | None)
         Guard(min_confidence=0.5).doubt("new", draft="old", logprobs=logprobs)
 
 
-@pytest.mark.parametrize("name", ["min_confidence", "min_token_confidence"])
+@pytest.mark.parametrize("name", ["min_confidence", "min_sequence_confidence"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, "high"])
 def test_what_is_no_probability_is_refused(name: str, value: object):
     with pytest.raises(ConfigurationError, match=f"{name} is a probability from 0 to 1, not {value!r}"):
