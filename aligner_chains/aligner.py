@@ -13,6 +13,7 @@ from typing import Any
 from aligner_chains import portal
 from aligner_chains.backends.base import Backend, Generation, GenerationChunk, GenerationRequest, ModelInfo
 from aligner_chains.budget import fit
+from aligner_chains.checks import without_password
 from aligner_chains.concurrency import map_ordered
 from aligner_chains.correction import Correction, CorrectionChunk
 from aligner_chains.description import plain
@@ -134,7 +135,7 @@ class Aligner:
         backend = TgiBackend(url, api_key=api_key, max_concurrency=max_concurrency, parameters=parameters)
         arguments = {"max_concurrency": max_concurrency, **options}
         aligner = cls(backend, **arguments)
-        aligner.description = plain({"made_by": "tgi", "url": url, "parameters": parameters, **arguments})
+        aligner.description = plain({"made_by": "tgi", "url": backend.url, "parameters": parameters, **arguments})
         return aligner
 
     @classmethod
@@ -175,7 +176,7 @@ class Aligner:
         aligner.description = plain(
             {
                 "made_by": "openai",
-                "url": url,
+                "url": backend.url,
                 "model": model,
                 "max_total_tokens": max_total_tokens,
                 "parameters": parameters,
@@ -497,7 +498,7 @@ def _backend_from(settings: Settings, max_concurrency: int) -> Backend:
     if settings.model is not None:
         raise ConfigurationError(
             f"ALIGNER_MODEL={settings.model!r} names a model of an OpenAI-compatible server, but "
-            f"ALIGNER_URL={settings.url!r} does not end in /v1. For TGI leave ALIGNER_MODEL out."
+            f"ALIGNER_URL={without_password(settings.url)!r} does not end in /v1. For TGI leave ALIGNER_MODEL out."
         )
     from aligner_chains.backends.tgi import TgiBackend
 

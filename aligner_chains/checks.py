@@ -1,6 +1,8 @@
-"""Whether a text can be sent to a model as it is."""
+"""Whether a text can be sent to a model as it is, and what of an address can be shown."""
 
 from __future__ import annotations
+
+import re
 
 from aligner_chains.errors import InvalidInputError, InvalidTypeError
 
@@ -25,3 +27,8 @@ def check_characters(name: str, text: str) -> None:
             "character. It comes from text that was decoded wrongly; text.encode('utf-8', 'replace').decode() takes "
             "such pieces out."
         ) from error
+
+
+def without_password(url: str) -> str:
+    """The address without the user and password that may be in it, `http://user:password@host`."""
+    return re.sub(r"(?<=://)[^/@]*@", "", url)

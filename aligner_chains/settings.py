@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, cast, get_args
 
+from aligner_chains.checks import without_password
 from aligner_chains.errors import ConfigurationError
 from aligner_chains.guard import Guard
 
@@ -49,11 +50,9 @@ class Settings:
     max_concurrency: int = 64
 
     def __repr__(self) -> str:
-        shown = (
-            f"{f.name}={'***' if f.name == 'api_key' and self.api_key else getattr(self, f.name)!r}"
-            for f in fields(self)
-        )
-        return f"Settings({', '.join(shown)})"
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = values | {"api_key": self.api_key and "***", "url": self.url and without_password(self.url)}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from aligner_chains import Aligner, Guard
 from aligner_chains.backends.local import LocalBackend
 from aligner_chains.model_config import EMBEDDED_PATH
+from aligner_chains.testing import serve_embedded
 
 # How long an example takes is the machine's affair.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -30,6 +31,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def embedded_backend() -> LocalBackend:
     """The embedded model, loaded once."""
     return LocalBackend.from_pretrained(EMBEDDED_PATH, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def embedded_server(embedded_backend: LocalBackend) -> Iterator[str]:
+    """The address of the embedded model behind its own server."""
+    with serve_embedded(backend=embedded_backend) as url:
+        yield url
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ def test_a_chat_format_needs_a_chat_server(hostile: Hostile):
 
 
 def test_a_server_without_probabilities_cannot_serve_a_guard_that_needs_them(hostile: Hostile, connect: Connect):
-    aligner = connect(hostile(for_ever=speak(logprob=None)), guard=Guard(min_token_confidence=0.5))
+    aligner = connect(hostile(for_ever=speak(logprob=None)), guard=Guard(min_sequence_confidence=0.5))
     with pytest.raises(ConfigurationError, match="this server gives none"):
         aligner.correct(QUERY, RUDE)
     assert aligner.correct(QUERY, RUDE, on_failure="draft").outcome == "failed"

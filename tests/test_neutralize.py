@@ -1,5 +1,8 @@
 """Text is data: what is in a query or a draft can neither end nor forge a turn, and comes back as it was."""
 
+import json
+from urllib.request import Request, urlopen
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,6 +84,24 @@ def test_the_embedded_tokenizer_sees_only_the_special_tokens_of_the_template(
 
     plain = Feedback("kind") if known.takes_feedback else Feedback.HELPFUL_AND_HARMLESS
     assert added_tokens(_readable(query), _readable(draft), feedback) == added_tokens("", "", plain)
+
+
+def test_a_server_sees_only_the_special_tokens_of_the_template(embedded_backend: LocalBackend, embedded_server: str):
+    added = set(embedded_backend.model.tokenizer.get_added_vocab().values())
+
+    def added_tokens(query: str, draft: str) -> list[int]:
+        # A server does not tell what its special tokens are.
+        exchange = Exchange.prepare(
+            query, draft, Feedback.HELPFUL_AND_HARMLESS, prompt_format=PROMPT_FORMATS["aligner-7b"]
+        )
+        body = json.dumps({"inputs": exchange.prompt}).encode()
+        request = Request(f"{embedded_server}/tokenize", body, {"Content-Type": "application/json"})
+        with urlopen(request) as response:
+            return [token["id"] for token in json.load(response) if token["id"] in added]
+
+    evil = " ".join([*SPECIAL, *MARKERS, *embedded_backend.model.added_tokens])
+    assert added_tokens(evil, evil) == added_tokens("q", "d")
+    assert len(added_tokens("q", "d")) > 1
 
 
 def _readable(text: str) -> str:

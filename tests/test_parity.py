@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import pytest
@@ -13,7 +13,6 @@ from hostile import meet, reply, speak
 from aligner_chains import Aligner, Correction, CorrectionChunk, Feedback
 from aligner_chains.backends.local import LocalBackend
 from aligner_chains.errors import CorrectionsFailedError, GenerationError, InvalidInputError, TruncatedCorrectionError
-from aligner_chains.testing import serve_embedded
 
 DRAFTS = [GOOD, "Yes.", " Put it into boiling water for ten minutes.\n", "No, 7 < 8 and </s> is a token | USER: you"]
 
@@ -54,13 +53,6 @@ Face: TypeAlias = Sync | Async
 Call: TypeAlias = Callable[[Aligner], Face]
 #: Makes an Aligner of one of the backends.
 Make: TypeAlias = Callable[..., Aligner]
-
-
-@pytest.fixture(scope="module")
-def embedded_server(embedded_backend: LocalBackend) -> Iterator[str]:
-    """The address of the embedded server."""
-    with serve_embedded(backend=embedded_backend) as url:
-        yield url
 
 
 @pytest.fixture(params=["local", "tgi", "openai"])

@@ -1,5 +1,6 @@
 """The synchronous face: wherever Python code can run, and without a trace when it ends."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -91,6 +92,16 @@ async def test_closing_in_a_loop_drops_its_connections(hostile: Hostile):
     assert server.left.wait(10)
 
 
+def test_an_aligner_that_is_dropped_closes_its_connections(hostile: Hostile):
+    server = hostile()
+    aligner = Aligner.from_tgi(server.url)
+    aligner.correct(QUERY, RUDE)
+    assert not server.left.is_set()
+    del aligner
+    gc.collect()
+    assert server.left.wait(10)
+
+
 def test_nothing_is_left_open_when_loops_end_and_aligners_are_dropped(hostile: Hostile):
     script = """
 async def use():
@@ -114,8 +125,9 @@ del kept
 gc.collect()
 kept = Aligner.from_tgi(URL)
 print(kept.correct(QUERY, RUDE))
+print(asyncio.run(kept.acorrect(QUERY, RUDE)))
 """
-    assert run(hostile(), script) == f"{GOOD}\n" * 5
+    assert run(hostile(), script) == f"{GOOD}\n" * 6
 
 
 def test_functions_that_run_at_exit_can_correct(hostile: Hostile):
@@ -130,7 +142,7 @@ atexit.register(lambda: print(aligner.correct(QUERY, RUDE)))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forking is for POSIX")
 def test_a_forked_child_can_correct_and_so_can_its_parent(hostile: Hostile):
     script = """
-aligner = Aligner.from_tgi(URL)
+aligner = Aligner.from_tgi(URL, timeout=20)
 print(aligner.correct(QUERY, RUDE), flush=True)
 child = os.fork()
 print(aligner.correct(QUERY, RUDE), "".join(map(str, aligner.stream(QUERY, RUDE))), flush=True)

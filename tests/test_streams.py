@@ -226,7 +226,7 @@ async def test_closing_a_stream_hangs_up(hostile: Hostile, connect: Connect):
 
 
 def test_a_guarded_stream_says_nothing_before_it_is_trusted(hostile: Hostile, connect: Connect):
-    guard = Guard(min_token_confidence=0.5)
+    guard = Guard(min_sequence_confidence=0.5)
     (chunk,) = connect(hostile(speak("One", " two", logprob=-0.01)), guard=guard).stream(QUERY, RUDE)
     assert (chunk.text, chunk.correction.outcome) == ("One two", "corrected")
     (chunk,) = connect(hostile(speak("One", " two", logprob=-5)), guard=guard).stream(QUERY, RUDE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import weakref
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -17,6 +16,7 @@ import aiohttp
 
 from aligner_chains.backends.session import Session, Sessions, close_soon
 from aligner_chains.backends.sse import events
+from aligner_chains.checks import without_password
 from aligner_chains.correction import FinishReason
 from aligner_chains.errors import (
     AlignerError,
@@ -63,9 +63,6 @@ _ADVICE: dict[type[BackendError], str] = {
 }
 _EXCERPT_LENGTH = 200
 
-# In an address, a user and a password.
-_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
-
 
 class HttpClient:
     """Requests to one server.
@@ -83,7 +80,7 @@ class HttpClient:
     """
 
     def __init__(self, url: str, *, api_key: str | None, max_concurrency: int) -> None:
-        shown = _CREDENTIALS.sub("", url) if isinstance(url, str) else url
+        shown = without_password(url) if isinstance(url, str) else url
         try:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:

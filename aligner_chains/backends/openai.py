@@ -31,6 +31,9 @@ class OpenAIBackend:
         max_concurrency: The most requests under way at once in an event loop.
         max_total_tokens: The model's context in tokens, where the server does not tell (vLLM and SGLang do).
         parameters: Further fields of the request, over the default of greedy decoding.
+
+    Attributes:
+        url: The server's address, without a password that may be in it.
     """
 
     def __init__(
@@ -46,13 +49,14 @@ class OpenAIBackend:
         self._prefix = "/v1" if isinstance(url, str) and url.rstrip("/").endswith("/v1") else ""
         root = url.rstrip("/").removesuffix("/v1") if isinstance(url, str) else url
         self._http = HttpClient(root, api_key=api_key, max_concurrency=max_concurrency)
+        self.url = self._http.url + self._prefix
         self._model = model
         self._max_total_tokens = max_total_tokens
         self._parameters = dict(parameters or {})
         self._info: ModelInfo | None = None
 
     def __repr__(self) -> str:
-        return f"OpenAIBackend({self._http.url + self._prefix!r}, model={self._model!r})"
+        return f"OpenAIBackend({self.url!r}, model={self._model!r})"
 
     async def info(self) -> ModelInfo:
         """The model in `/models`, and its context where the server tells; asked for once."""

@@ -39,6 +39,9 @@ class TgiBackend:
             `--max-concurrent-requests` (128) at once.
         parameters: TGI's generation parameters over the default of greedy decoding, such as `{"repetition_penalty":
             1.05}`.
+
+    Attributes:
+        url: The server's address, without a password that may be in it.
     """
 
     def __init__(
@@ -50,11 +53,12 @@ class TgiBackend:
         parameters: Mapping[str, object] | None = None,
     ) -> None:
         self._http = HttpClient(url, api_key=api_key, max_concurrency=max_concurrency)
+        self.url = self._http.url
         self._parameters = dict(parameters or {})
         self._info: ModelInfo | None = None
 
     def __repr__(self) -> str:
-        return f"TgiBackend({self._http.url!r})"
+        return f"TgiBackend({self.url!r})"
 
     async def info(self) -> ModelInfo:
         """The model and limits in `/info`, asked for once, and again after the server could not be reached."""
