@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import Any
 
 import aiohttp
@@ -19,6 +20,9 @@ from aligner_chains.prompts import PROMPT_FORMATS
 from aligner_chains.testing import serve_embedded
 
 ServeModel = Callable[..., str]
+
+# `make test-slow` installs what the fuzzing needs; it is slow, and nothing else needs it.
+collect_ignore = [] if find_spec("schemathesis") else ["test_conformance.py"]
 
 
 @pytest.fixture(scope="session", autouse=True)
