@@ -1,5 +1,6 @@
 """The synchronous face: wherever Python code can run, and without a trace when it ends."""
 
+import asyncio
 import gc
 import os
 import signal
@@ -90,6 +91,14 @@ async def test_closing_in_a_loop_drops_its_connections(hostile: Hostile):
     async with Aligner.from_tgi(server.url) as aligner:
         await aligner.acorrect(QUERY, RUDE)
     assert server.left.wait(10)
+
+
+def test_a_loop_that_ends_closes_its_connections(hostile: Hostile):
+    server = hostile()
+    aligner = Aligner.from_tgi(server.url)
+    asyncio.run(aligner.acorrect(QUERY, RUDE))
+    assert server.left.wait(10)
+    assert asyncio.run(aligner.acorrect(QUERY, RUDE)).text == GOOD
 
 
 def test_an_aligner_that_is_dropped_closes_its_connections(hostile: Hostile):
