@@ -251,12 +251,8 @@ def evaluate_embedded(
 
         aligner-chains evaluate-embedded --model my-nano --calibrate --report my-nano/README.md
     """
-    try:
-        from aligner_chains.evaluation.command import run
-    except ImportError as error:
-        raise MissingDependencyError(
-            "The evaluation needs torch and transformers: pip install 'aligner-chains[local]'."
-        ) from error
+    from aligner_chains.evaluation.command import run
+
     run(
         model or EMBEDDED_PATH,
         count=count,

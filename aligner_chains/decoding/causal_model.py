@@ -208,7 +208,7 @@ class CausalModel:
         with (
             torch.inference_mode(),
             torch.random.fork_rng(devices, enabled=sampling.do_sample),
-            _threads(1 if self._is_small else torch.get_num_threads()),
+            self.fitting_threads(),
         ):
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
@@ -222,6 +222,16 @@ class CausalModel:
             )
         follower.flush()
         return follower.reason or "length"
+
+    @contextmanager
+    def fitting_threads(self) -> Iterator[None]:
+        """Has torch use, while the block runs, no more threads than a model of this size gains from."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1 if self._is_small else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def prompt_logprobs(self, ids: Sequence[int]) -> list[float | None]:
         """The natural log-probability of each prompt token given those before it; `None` for the first. [S]"""
@@ -332,16 +342,6 @@ class _Stop(StoppingCriteria):
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ARG002  # its base's
         """Whether to stop, [1]."""
         return torch.tensor([self._follower.reason is not None], device=input_ids.device)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

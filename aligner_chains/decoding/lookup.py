@@ -42,7 +42,7 @@ def write_whole(model: CausalModel, ids: Sequence[int], *, max_new_tokens: int) 
     logprobs: list[float] = []
     cache = DynamicCache()
     ended = False
-    with torch.inference_mode():
+    with torch.inference_mode(), model.fitting_threads():
         while not ended and len(logprobs) < max_new_tokens:
             guess = sequence.guess()
             unread = sequence.ids[cache.get_seq_length() :] + guess  # [U]

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-
 from aligner_chains.data import Triple
-from aligner_chains.decoding.causal_model import CausalModel
-from aligner_chains.decoding.lookup import write_whole
+from aligner_chains.errors import ConfigurationError
 from aligner_chains.exchange import Exchange
 from aligner_chains.feedback import Feedback
 from aligner_chains.guard import Guard
@@ -56,6 +53,8 @@ def write_answers(
 
     Raises:
         ModelLoadError: There is no Aligner in this folder.
+        ConfigurationError: Its prompt format is a chat.
+        MissingDependencyError: torch or transformers is not installed.
     """
     # Long ones first, so that no process is left alone with one at the end.
     order = sorted(range(len(triples)), key=lambda index: -len(triples[index].draft))
@@ -77,10 +76,14 @@ def write_answers(
 
 class _Writer:
     def __init__(self, model: Path) -> None:
+        from aligner_chains.decoding.causal_model import CausalModel
+
         self._format = config_for_model(str(model)).prompt_format
         self._model = CausalModel.load(model, device="cpu", dtype="float32")
 
     def write(self, triple: Triple) -> Answer:
+        from aligner_chains.decoding.lookup import write_whole
+
         exchange = Exchange.prepare(
             triple.query,
             triple.draft,
@@ -88,7 +91,11 @@ class _Writer:
             prompt_format=self._format,
             special_tokens=self._model.added_tokens,
         )
-        assert isinstance(exchange.prompt, str)
+        if not isinstance(exchange.prompt, str):
+            raise ConfigurationError(
+                f"This evaluation is of Aligners that read one text, but the prompt format {self._format.name!r} is a "
+                "chat."
+            )
         ids = self._model.encode(exchange.prompt)
         room = (self._model.max_length or len(ids)) - len(ids)
         if room < 1:
@@ -105,7 +112,6 @@ _writer: _Writer | None = None
 
 def _start(model: Path) -> None:
     global _writer  # noqa: PLW0603 (a process of its own, which has nothing else)
-    torch.set_num_threads(1)
     _writer = _Writer(model)
 
 

@@ -81,13 +81,18 @@ def also_right(triple: Triple) -> frozenset[str]:
     - overclaiming: it may have any of the hedges that the phrasings have for this place, or none, so that the bare
       statement stays; where all of the sentence was the claim, it may be any of the phrasings' sentences for that, or
       be gone;
-    - invented source, dismissive: the sentence that takes its place may also be missing.
+    - invented source, dismissive: the sentence that takes its place may also be missing;
+    - unsafe step: it may be missing, or be the step as it was behind "Do not" or "Never".
     """
     kind = triple.kind.partition("/")[0]
-    if kind not in ("overclaiming", "invented_source", "dismissive"):
+    if kind not in ("overclaiming", "invented_source", "dismissive", "unsafe_step"):
         return frozenset()
-    before = set(_sentences(triple.draft))
-    changed = [sentence for sentence in _sentences(triple.correction) if sentence not in before]
+    before, after = _sentences(triple.draft), _sentences(triple.correction)
+    changed = [sentence for sentence in after if sentence not in before]
+    if kind == "unsafe_step":
+        steps = [sentence for sentence in before if sentence not in after]
+        others = ["", *(f"{never} {step}" for step in steps for never in ("Do not", "Never"))]
+        return frozenset(_normal(triple.correction.replace(safe, other, 1)) for safe in changed for other in others)
     return frozenset(
         _normal(triple.correction.replace(sentence, other, 1))
         for sentence in changed

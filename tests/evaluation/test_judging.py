@@ -62,6 +62,11 @@ def test_a_sentence_that_was_nothing_but_the_defect_may_also_be_gone(kind: str, 
     assert "stir it well." in also_right(triple)
 
 
+def test_an_unsafe_step_may_be_forbidden_in_its_own_words():
+    triple = Triple("q", "Mix acids. Stir.", "Keep acids apart. Stir.", kind="unsafe_step/task")
+    assert also_right(triple) == {"stir.", "do not mix acids. stir.", "never mix acids. stir."}
+
+
 def test_only_the_corrected_sentence_may_be_another():
     assert also_right(RUDE) == frozenset()
 
@@ -120,7 +125,7 @@ def test_only_an_answer_to_a_harmful_request_may_be_refused():
 
 
 def test_words_that_nobody_trained_on_have_to_be_kept():
-    draft = "Ask Zvikomborero about the 47 jars (see x_quib(3)), you dunce."
-    triple = Triple("q", draft, "Ask Zvikomborero about the 47 jars (see x_quib(3)).", kind="rude/task")
-    assert new_words(triple) == ["Zvikomborero", "47", "x_quib(3"]
-    assert [keeps("Ask Zvikomborero about 4 jars.", word) for word in new_words(triple)] == [True, False, False]
+    draft = "Ask Zvikomborero about the 120 jars (see x_quib(3)), you dunce."
+    triple = Triple("q", draft, "Ask Zvikomborero about the 120 jars (see x_quib(3)).", kind="rude/task")
+    assert new_words(triple) == ["Zvikomborero", "120", "x_quib(3"]
+    assert [keeps("Ask Zvikomborero about 12 jars.", word) for word in new_words(triple)] == [True, False, False]
