@@ -80,7 +80,7 @@ class Curriculum:
 
 #: For a model that starts from the copy circuit: short texts first, as most steps then cost little.
 NANO_CURRICULUM = Curriculum(
-    warm_up=0.06, lengths=((0.0, 170), (0.3, 400), (0.5, 1024)), copies=0.04, warm_up_copies=0.5
+    warm_up=0.02, lengths=((0.0, 170), (0.25, 400), (0.5, 1024)), copies=0.05, warm_up_copies=0.5
 )
 #: For a model that knows language: a warm-up on identities, as in the Aligner paper (arXiv 2402.02416, section 3).
 BASE_CURRICULUM = Curriculum(warm_up=0.1)

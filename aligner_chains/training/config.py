@@ -27,8 +27,10 @@ class TrainingConfig:
         processes: How many processes share the work. Above 1 each computes on one thread, which is faster for a small
             model than threads are; with 1 PyTorch's own setting stays.
         batch_tokens: The most tokens of a batch in each process, padding included.
-        lr: Peak learning rate of AdamW; `None` for 2e-3, with `base` 2e-5.
+        lr: Peak learning rate of AdamW; `None` for 1.5e-3, with `base` 2e-5.
         muon_lr: Peak learning rate of Muon, which trains the matrices of an embedded Aligner.
+        bf16: Multiply in bfloat16, with weights and optimisers in float32. About twice as fast on a processor with
+            bfloat16 arithmetic (AVX-512 BF16, AMX), slower on others.
         resume: Go on from the checkpoint in `out`; where there is none, start.
         log_every: Steps between two reports.
         checkpoint_every: Steps between two checkpoints.
@@ -48,7 +50,8 @@ class TrainingConfig:
     processes: int = 1
     batch_tokens: int = 3000
     lr: float | None = None
-    muon_lr: float = 0.012
+    muon_lr: float = 0.004
+    bf16: bool = False
     resume: bool = False
     log_every: int = 25
     checkpoint_every: int = 200
@@ -76,4 +79,4 @@ class TrainingConfig:
     @property
     def peak_lr(self) -> float:
         """The learning rate of AdamW at its peak."""
-        return self.lr or (2e-5 if self.base else 2e-3)
+        return self.lr or (2e-5 if self.base else 1.5e-3)

@@ -65,7 +65,7 @@ class NanoShape:
     """
 
     width: int = 256
-    layers: int = 4
+    layers: int = 6
     heads: int = 4
     feed_forward: int = 512
     context: int = 1024

@@ -36,7 +36,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Tensor], *, lr: float = 0.012, momentum: float = 0.95, weight_decay: float = 0.01
+        self, params: Iterable[Tensor], *, lr: float = 0.004, momentum: float = 0.95, weight_decay: float = 0.01
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         for group in self.param_groups:

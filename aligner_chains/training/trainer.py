@@ -3,6 +3,8 @@
 Both phases come from the Aligner paper (arXiv 2402.02416, section 3): an identity warm-up, then correction training.
 The loss is on the correction only. An embedded Aligner starts from the copy circuit; its matrices are trained by Muon,
 the rest by AdamW. A model that is trained further gets AdamW alone. Everything runs on the CPU.
+
+Weights, gradients and optimisers are in float32; with `bf16` products of matrices alone are in bfloat16.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from transformers import (
@@ -44,8 +47,8 @@ from aligner_chains.training.progress import Measurement, Reporter
 from aligner_chains.training.streams import endless
 from aligner_chains.training.tokenizer import save_tokenizer, tokenizer_texts, train_tokenizer
 
-_WARM_UP_STEPS = 60
-_DECAY_SHARE = 0.45  # of the run, at its end
+_WARM_UP_STEPS = 100
+_DECAY_SHARE = 0.6  # of the run, at its end
 _LEAST_RATE = 0.03  # of the peak
 _LONGEST_GRADIENT = 1.0
 _TOKENIZER_TRIPLES = 30_000
@@ -137,7 +140,11 @@ class _Run:
         self.model = (
             _load_base(config.base) if config.base else build_nano(_nano_config(config, tokenizer), seed=config.seed)
         )
+        if not config.base:
+            # Faster than fused attention for the short texts that are most of the training.
+            self.model.set_attn_implementation("eager")
         self.model.train()
+        self.precision = torch.autocast("cpu", torch.bfloat16, enabled=config.bf16)
         self.optimizers = _optimizers(self.model, config)
         self.gradients = _SharedGradients(self.model)
         self.batches = BatchStream(
@@ -185,14 +192,18 @@ class _Run:
         share = self.tokens / self.config.tokens
         batch = self.batches.next(share)
         self.gradients.clear()
-        counts = self.gradients.combine(_backward(self.model, batch, nano=self.config.base is None))
+        with self.precision:
+            loss, counts = _loss(self.model, batch, nano=self.config.base is None)
+        loss.backward()
+        counts = self.gradients.combine(counts)
         rate = _rate(self.step, share)
         for optimizer, peak in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = peak * rate
                 if not isinstance(optimizer, Muon):  # whose steps are of one length, whatever the gradient's
                     torch.nn.utils.clip_grad_norm_(group["params"], _LONGEST_GRADIENT)
-            optimizer.step()
+            with self.precision:
+                optimizer.step()
         return counts
 
     def _measure(self, window: _Counts, seconds: float) -> Measurement:
@@ -272,7 +283,7 @@ class _SharedGradients:
         return _Counts(loss, right, targets, round(tokens))
 
 
-def _backward(model: PreTrainedModel, batch: Batch, *, nano: bool) -> _Counts:
+def _loss(model: PreTrainedModel, batch: Batch, *, nano: bool) -> tuple[Tensor, _Counts]:
     # No attention mask: padding is on the right, where a causal model does not look.
     kept = batch.labels >= 0  # [B, S]
     labels = batch.labels[kept]  # [N]
@@ -281,10 +292,9 @@ def _backward(model: PreTrainedModel, batch: Batch, *, nano: bool) -> _Counts:
         logits = model.lm_head(model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[kept])  # [N, V]
     else:
         logits = model(input_ids=batch.ids, use_cache=False).logits[kept]  # [N, V]
-    loss = functional.cross_entropy(logits, labels, reduction="sum")
-    loss.backward()
+    loss = functional.cross_entropy(logits.float(), labels, reduction="sum")
     right = (logits.detach().argmax(-1) == labels).sum()
-    return _Counts(loss.item(), right.item(), len(labels), batch.tokens)
+    return loss, _Counts(loss.item(), right.item(), len(labels), batch.tokens)
 
 
 def _rate(step: int, share: float) -> float:
@@ -339,4 +349,5 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
         "batch_tokens": config.batch_tokens,
         "lr": config.peak_lr,
         "muon_lr": config.muon_lr,
+        "bf16": config.bf16,
     }

@@ -67,9 +67,21 @@ def curve(run: Path) -> list[dict[str, str]]:
 
 
 def test_the_loss_falls(tmp_path: Path, data: Path) -> None:
-    train(small_run(tmp_path, data, tokens=16_000, checkpoint_every=1000))
+    train(small_run(tmp_path, data, tokens=16_000, checkpoint_every=1000, muon_lr=0.04, lr=5e-3))
     points = curve(tmp_path)
     assert float(points[-1]["loss"]) < float(points[0]["loss"]) / 2
+
+
+def test_products_in_bfloat16_teach_the_same_weights_nearly(trained: Path, tmp_path: Path, data: Path) -> None:
+    train(small_run(tmp_path, data, bf16=True))
+    exact, rounded = (load_checkpoint(run) for run in (trained, tmp_path))
+    assert exact is not None
+    assert rounded is not None
+    for name, weight in exact["model"].items():
+        other = rounded["model"][name]
+        assert other.dtype == torch.float32
+        assert torch.nn.functional.cosine_similarity(weight.flatten(), other.flatten(), dim=0) > 0.9
+    assert any(not torch.equal(weight, rounded["model"][name]) for name, weight in exact["model"].items())
 
 
 def test_a_resumed_run_ends_with_the_same_weights(trained: Path, tmp_path: Path, data: Path, dies_after: Any) -> None:
