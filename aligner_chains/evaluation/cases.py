@@ -38,8 +38,12 @@ class Case:
 
     @property
     def badness(self) -> int:
-        """How bad what the user gets is: 2 for damaged, 1 for wrong, 0 for right."""
-        return 2 if self.guarded.damage else int(not self.guarded.right)
+        """How bad what the user gets is: 3 for damaged, 2 for wrongly changed, 1 for wrongly unchanged, 0 for right."""
+        if self.guarded.damage:
+            return 3
+        if self.guarded.right:
+            return 0
+        return 1 if self.text == self.answer.draft else 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from aligner_chains.evaluation.cases import Case, Line
 from aligner_chains.evaluation.embedded import Evaluation
 
 _MARKER = re.compile(r"<!-- (\w+): generated -->\n.*?<!-- /\1 -->", re.DOTALL)
-_LONGEST = 300
+_LONGEST = 200  # characters of a text in a report
 _HEADINGS = (
     "",
     "examples",

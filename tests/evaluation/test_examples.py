@@ -50,8 +50,8 @@ def test_good_real_drafts_are_short_and_may_be_shown(tmp_path: Path, name: str):
     path = write(
         tmp_path / name, real(1), real(2, licence="CC-BY-NC-4.0"), real(3, correction="word " * 60), real(4), real(4)
     )
-    found = [example.triple for example in real_examples(path, 4, seed=0)]
-    assert Counter(triple.query for triple in found) == {"Is 1 a number?": 2, "Is 4 a number?": 2}
+    found = [example.triple for example in real_examples(path, 6, seed=0)]
+    assert Counter(triple.query for triple in found) == {"Is 1 a number?": 3, "Is 4 a number?": 3}
     assert {triple.draft for triple in found} == {triple.correction for triple in found} == {"Yes, it is."}
 
 
