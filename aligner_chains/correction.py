@@ -20,6 +20,9 @@ Operation: TypeAlias = Literal["equal", "delete", "insert"]
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
+_ALWAYS_TOLD = ("outcome", "model", "latency", "edit_ratio", "usage")
+_TOLD_IF_ANY = ("reason", "confidence", "error")
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -133,6 +136,12 @@ class Correction:
             "latency": round(self.latency, 4),
             "error": None if self.error is None else {"type": type(self.error).__name__, "message": str(self.error)},
         }
+
+    def provenance(self) -> dict[str, Any]:
+        """What became of the draft, in JSON's types and without the texts: what frameworks keep beside an answer."""
+        everything = self.to_dict()
+        told = {name: everything[name] for name in _ALWAYS_TOLD}
+        return told | {name: everything[name] for name in _TOLD_IF_ANY if everything[name] is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ from langchain_core.utils.uuid import uuid7
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aligner_chains.aligner import Aligner
+from aligner_chains.default import default_aligner
 from aligner_chains.errors import ConfigurationError
 from aligner_chains.feedback import Feedback
 from aligner_chains.settings import OnFailure
-from langchain_aligner.correction_model import CorrectionModel, FailedCorrectionError, default_aligner
+from langchain_aligner.correction_model import CorrectionModel, FailedCorrectionError
 from langchain_aligner.messages import ChunkWriter, read_draft
 from langchain_aligner.query import Conversation, question_in
 from langchain_aligner.saving import SECRETS, revived, saved

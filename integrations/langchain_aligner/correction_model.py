@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
-from functools import cache
 from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -20,13 +18,9 @@ from langchain_core.runnables.config import get_async_callback_manager_for_confi
 from aligner_chains.aligner import Aligner
 from aligner_chains.correction import Correction, CorrectionChunk
 from aligner_chains.errors import AlignerError
-from aligner_chains.settings import Settings
 from langchain_aligner.messages import METADATA_KEY
 from langchain_aligner.recorder import CORRECTION_TYPE
 from langchain_aligner.streams import closing_stream
-
-_ALWAYS_TOLD = ("outcome", "model", "latency", "edit_ratio", "usage")
-_TOLD_IF_ANY = ("reason", "confidence", "error")
 
 
 class FailedCorrectionError(AlignerError):
@@ -44,20 +38,6 @@ class FailedCorrectionError(AlignerError):
 
     def __repr__(self) -> str:
         return repr(self.correction.error)
-
-
-_making_default = threading.Lock()
-
-
-def default_aligner() -> Aligner:
-    """`Aligner()`, one for all that are given none: it may hold a model."""
-    with _making_default:
-        return _aligner_from(Settings.from_env())
-
-
-@cache
-def _aligner_from(_: Settings) -> Aligner:
-    return Aligner()
 
 
 class CorrectionModel(BaseChatModel):
@@ -196,13 +176,6 @@ def pair(query: str, draft: str, message_id: str | None) -> list[BaseMessage]:
     return [HumanMessage(query), AIMessage(draft, id=message_id)]
 
 
-def described(correction: Correction) -> dict[str, Any]:
-    """What became of a draft, in JSON's types, without the texts."""
-    everything = correction.to_dict()
-    told = {name: everything[name] for name in _ALWAYS_TOLD}
-    return told | {name: everything[name] for name in _TOLD_IF_ANY if everything[name] is not None}
-
-
 def _result(correction: Correction, message_id: str | None) -> ChatResult:
     message = AIMessage(correction.text, id=message_id, **_fields(correction))
     return ChatResult(generations=[ChatGeneration(message=message)])
@@ -253,6 +226,6 @@ def _fields(correction: Correction) -> dict[str, Any]:
     metadata = {
         "model_name": correction.model,
         "finish_reason": correction.finish_reason,
-        METADATA_KEY: described(correction),
+        METADATA_KEY: correction.provenance(),
     }
     return {"usage_metadata": usage, "response_metadata": metadata}

@@ -15,10 +15,11 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aligner_chains.aligner import Aligner
+from aligner_chains.default import default_aligner
 from aligner_chains.errors import InvalidTypeError
 from aligner_chains.feedback import Feedback
 from aligner_chains.settings import OnFailure
-from langchain_aligner.correction_model import CorrectionModel, FailedCorrectionError, default_aligner
+from langchain_aligner.correction_model import CorrectionModel, FailedCorrectionError
 from langchain_aligner.messages import ChunkWriter, Draft, read_draft
 from langchain_aligner.query import Conversation, ModelCall, call_behind, not_found, question_in
 from langchain_aligner.recorder import RECORDER

@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
-from langchain_aligner.correction_model import FailedCorrectionError, described, pair
+from langchain_aligner.correction_model import FailedCorrectionError, pair
 from langchain_aligner.messages import METADATA_KEY, ChunkWriter, Draft
 
 
@@ -40,7 +40,7 @@ class Work:
 
     def fallback(self, failed: FailedCorrectionError) -> Any:
         """What comes out where no correction arrived."""
-        return self.draft.corrected(failed.correction.text, self._metadata(described(failed.correction)))
+        return self.draft.corrected(failed.correction.text, self._metadata(failed.correction.provenance()))
 
     def write(self, writer: ChunkWriter, chunk: AIMessageChunk) -> Iterator[Any]:
         """Yields what comes out for a chunk of a `CorrectionModel`'s answer."""
