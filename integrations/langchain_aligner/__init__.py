@@ -8,17 +8,21 @@ chain = prompt | llm | AlignerRunnable()
 from typing import TYPE_CHECKING, Any
 
 from aligner_chains.errors import MissingDependencyError
-from langchain_aligner.chat_model import AlignedChatModel
 from langchain_aligner.runnable import AlignerRunnable
 
 if TYPE_CHECKING:
+    from langchain_aligner.chat_model import AlignedChatModel
     from langchain_aligner.middleware import AlignerMiddleware
 
 __all__ = ["AlignedChatModel", "AlignerMiddleware", "AlignerRunnable"]
 
 
 def __getattr__(name: str) -> Any:
-    # Agents need `langchain` and `langgraph`; chains do not.
+    # `prompt | llm | AlignerRunnable()` needs neither of these, and agents need `langchain` and `langgraph`.
+    if name == "AlignedChatModel":
+        from langchain_aligner.chat_model import AlignedChatModel
+
+        return AlignedChatModel
     if name != "AlignerMiddleware":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

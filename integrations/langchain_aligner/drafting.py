@@ -11,7 +11,6 @@ depend on it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -25,13 +24,8 @@ _DRAFT = "aligner:draft"
 _MOST_FRAMES = 12
 
 
-def is_in_a_node(metadata: Mapping[str, Any] | None) -> bool:
-    """Whether a run with this metadata is part of a LangGraph node."""
-    return metadata is not None and "langgraph_node" in metadata
-
-
 def mark_drafts() -> tuple[bool, list[str] | None]:
-    """To be called while a run is starting: keeps the runs under it from being streamed, if they write a draft.
+    """Keeps the runs under one that is starting in a LangGraph node from being streamed, if they write a draft.
 
     Returns:
         Whether the run is an Aligner's; and, if it is that of a chain with an Aligner, the tags that its steps get.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
-from langchain_aligner.drafting import is_in_a_node, mark_drafts, unmark
+from langchain_aligner.drafting import mark_drafts, unmark
 from langchain_aligner.query import ModelCall
 
 #: The `_llm_type` of the Aligner's own calls, which are no drafts.
@@ -39,10 +39,15 @@ _V = TypeVar("_V")
 
 @dataclass(slots=True, eq=False)
 class _Run:
+    # Made for every run of every chain, so it holds nothing that costs until there is something.
     parent: UUID | None
-    calls: deque[ModelCall] = field(default_factory=lambda: deque(maxlen=_MAX_CALLS_PER_RUN))
+    calls: list[ModelCall] = field(default_factory=list)
     variables: Mapping[str, Any] | None = None
     tags_of_steps: list[str] | None = None
+
+    def add(self, calls: list[ModelCall]) -> None:
+        self.calls += calls
+        del self.calls[:-_MAX_CALLS_PER_RUN]
 
 
 class _MessageRef(weakref.ref[BaseMessage]):
@@ -126,17 +131,20 @@ class QueryRecorder(BaseCallbackHandler):
         **_: Any,
     ) -> None:
         """A run begins; that of a prompt tells its variables."""
+        if run_type == "prompt":
+            if isinstance(inputs, dict):
+                with self._lock:
+                    if parent := self._run(parent_run_id):
+                        parent.variables = inputs
+            return
         run = _Run(parent_run_id)
         is_aligner = False
-        if is_in_a_node(metadata):
+        if metadata and "langgraph_node" in metadata:
             is_aligner, run.tags_of_steps = mark_drafts()
         with self._lock:
             if is_aligner:
                 self._unmark_steps_behind(run)
-            if run_type != "prompt":
-                _put(self._runs, run_id, run, _MAX_RUNS)
-            elif isinstance(inputs, Mapping) and (parent := self._run(parent_run_id)):
-                parent.variables = inputs
+            _put(self._runs, run_id, run, _MAX_RUNS)
 
     def on_chain_end(self, outputs: dict[str, Any], *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         """A run ends; what it saw moves up."""
@@ -183,7 +191,7 @@ class QueryRecorder(BaseCallbackHandler):
             if call is not None and response.generations:
                 call.answers = response.generations[0]
                 if self._run(parent_run_id) is None:
-                    self._hand_over((call,), parent_run_id)
+                    self._hand_over([call], parent_run_id)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **_: Any) -> None:
         """A model has failed, so it made no draft; one whose stream somebody closed early may have."""
@@ -202,7 +210,7 @@ class QueryRecorder(BaseCallbackHandler):
             call = ModelCall(asked, run.variables if run else None)
             _put(self._under_way, run_id, call, _MAX_RUNS)
             if parent is not None:
-                parent.calls.append(call)
+                parent.add([call])
 
     def _unmark_steps_behind(self, aligner: _Run) -> None:
         run = self._run(aligner.parent)
@@ -211,10 +219,10 @@ class QueryRecorder(BaseCallbackHandler):
         if run is not None and run.tags_of_steps is not None:
             unmark(run.tags_of_steps)
 
-    def _hand_over(self, calls: Iterable[ModelCall], parent_run_id: UUID | None) -> None:
+    def _hand_over(self, calls: list[ModelCall], parent_run_id: UUID | None) -> None:
         parent = self._run(parent_run_id)
         if parent is not None:
-            parent.calls.extend(calls)
+            parent.add(calls)
             return
         self._forget_gone()
         for call in calls:
