@@ -16,6 +16,10 @@ async def _astream(chain: Runnable[Any, Any], value: Any, **options: Any) -> lis
     return [chunk async for chunk in chain.astream(value, **options)]
 
 
+async def _astream_events(chain: Runnable[Any, Any], value: Any, **options: Any) -> Any:
+    return [event async for event in chain.astream_events(value, version="v2", **options)][-1]["data"]["output"]
+
+
 def whole(chunks: list[Any]) -> Any:
     """The chunks of a stream, joined."""
     return reduce(lambda left, right: left + right, chunks)
@@ -28,4 +32,5 @@ WAYS: dict[str, Run] = {
     "abatch": lambda chain, value, **options: asyncio.run(chain.abatch([value], **options))[0],
     "stream": lambda chain, value, **options: whole(list(chain.stream(value, **options))),
     "astream": lambda chain, value, **options: whole(asyncio.run(_astream(chain, value, **options))),
+    "astream_events": lambda chain, value, **options: asyncio.run(_astream_events(chain, value, **options)),
 }
