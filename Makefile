@@ -47,5 +47,5 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.test $(VENV)/.lint $(VENV)/.slow: $(VENV)/.%: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[demo,train]" --group $*
+	$(BIN)/python -m pip install --quiet --editable ".[demo,llama-index,train]" --group $*
 	touch $@

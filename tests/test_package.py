@@ -15,6 +15,7 @@ HEAVY = {"langchain_core", "llama_index", "numpy", "pydantic", "tokenizers", "to
 PACKAGES = [
     "aligner_chains",
     "langchain_aligner",
+    "llama_index_aligner",
     *(found.name for found in pkgutil.walk_packages(aligner_chains.__path__, "aligner_chains.") if found.ispkg),
 ]
 
@@ -42,6 +43,12 @@ for make in (Aligner.from_tgi, Aligner.from_openai):
     loaded = modules_after(f"exec({code!r})")
     assert "aiohttp" in loaded
     assert not loaded & HEAVY
+
+
+def test_llama_index_aligner_imports_neither_torch_nor_langchain():
+    loaded = modules_after("import llama_index_aligner")
+    assert "llama_index" in loaded
+    assert not loaded & {"langchain", "langchain_core", "tokenizers", "torch", "transformers"}
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -1,0 +1,19 @@
+"""The Aligner in LlamaIndex.
+
+from llama_index_aligner import AlignerPostprocessor
+
+query_engine = index.as_query_engine(node_postprocessors=[AlignerPostprocessor()])
+"""
+
+from aligner_chains.errors import MissingDependencyError
+
+try:
+    from llama_index_aligner.events import AlignerCorrectionEndEvent, AlignerCorrectionStartEvent
+    from llama_index_aligner.options import aligner_options
+    from llama_index_aligner.postprocessor import AlignerPostprocessor
+except ModuleNotFoundError as error:
+    raise MissingDependencyError(
+        f"llama_index_aligner needs LlamaIndex: pip install 'aligner-chains[llama-index]'. {error}"
+    ) from error
+
+__all__ = ["AlignerCorrectionEndEvent", "AlignerCorrectionStartEvent", "AlignerPostprocessor", "aligner_options"]
