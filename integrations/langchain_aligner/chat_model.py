@@ -20,17 +20,14 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config
 from langchain_core.utils.uuid import uuid7
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from aligner_chains.aligner import Aligner
 from aligner_chains.default import default_aligner
 from aligner_chains.errors import ConfigurationError
-from aligner_chains.feedback import Feedback
-from aligner_chains.settings import OnFailure
 from langchain_aligner.correction_model import CorrectionModel, FailedCorrectionError
 from langchain_aligner.messages import ChunkWriter, read_draft
-from langchain_aligner.query import Conversation, question_in
-from langchain_aligner.saving import SECRETS, revived, saved
+from langchain_aligner.options import OPTIONS, CorrectionOptions
+from langchain_aligner.query import question_in
 from langchain_aligner.streams import NOT_STREAMED, closing_stream
 from langchain_aligner.work import Work
 
@@ -39,14 +36,12 @@ if TYPE_CHECKING:
 
     from langchain_core.tools import BaseTool
 
-_OPTIONS = ("feedback", "on_failure", "timeout", "max_new_tokens")
-
 # The name of the argument that tells the methods below under which run the correction belongs; LangChain itself tells
 # it only to those that do not stream.
 _CHILDREN = "aligner_run"
 
 
-class AlignedChatModel(BaseChatModel):
+class AlignedChatModel(CorrectionOptions, BaseChatModel):
     """A chat model with an Aligner behind it: `AlignedChatModel(llm=ChatOpenAI(...), aligner=...)`.
 
     It takes what the upstream model takes and gives its messages with corrected text. Turns that call tools pass as
@@ -60,44 +55,7 @@ class AlignedChatModel(BaseChatModel):
     model_config = ConfigDict(extra="forbid")
 
     llm: BaseChatModel = Field(description="The upstream model, which writes the drafts.")
-    aligner: Aligner | None = Field(
-        default=None, description="Corrects; by default `Aligner()`, which is made when it is first needed."
-    )
-    conversation: Conversation = Field(
-        default="last",
-        description="What the Aligner reads of the messages: the last human turn, or all turns (`full`).",
-    )
-    feedback: Feedback | str | None = Field(default=None, description="What to make answers more of.")
-    on_failure: OnFailure | None = Field(
-        default=None,
-        description="When no correction arrives: `raise` the error, pass the `draft` on, or `refuse` in a fixed text.",
-    )
-    timeout: float | None = Field(default=None, description="Seconds for a whole correction, retries included.")
-    max_new_tokens: int | None = Field(default=None, description="The most tokens that a correction may have.")
-    keep_draft: bool = Field(
-        default=False, description='Whether `response_metadata["aligner"]` holds the draft as well.'
-    )
     cache: BaseCache | bool | None = Field(default=False, exclude=True, description="Caches corrected answers.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _revive_aligner(cls, values: Any) -> Any:
-        return revived(values)
-
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        """It can be saved by `dumpd` and read by `load`, if the upstream can."""
-        return True
-
-    @property
-    def lc_secrets(self) -> dict[str, str]:
-        """The Aligner's key, which is not saved: `load` takes it from `secrets_map` or the environment."""
-        return SECRETS
-
-    @property
-    def lc_attributes(self) -> dict[str, Any]:
-        """The Aligner and the feedback, as `dumpd` can save them."""
-        return saved(self.aligner, self.feedback)
 
     @property
     def _llm_type(self) -> str:
@@ -109,7 +67,7 @@ class AlignedChatModel(BaseChatModel):
             "aligner": repr(self.aligner),
             "conversation": self.conversation,
             "keep_draft": self.keep_draft,
-            **{name: getattr(self, name) for name in _OPTIONS},
+            **{name: getattr(self, name) for name in OPTIONS},
         }
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
@@ -306,8 +264,7 @@ class AlignedChatModel(BaseChatModel):
         reason = draft.reason_to_skip or ("structured output" if _is_structured(kwargs) else None)
         if reason:
             return cast("AIMessage", draft.skipped(reason))
-        options = {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
-        return Work(draft, question_in(messages, self.conversation), options, self.keep_draft)
+        return Work(draft, question_in(messages, self.conversation), self._options(), self.keep_draft)
 
 
 def _with_children(config: RunnableConfig | None) -> tuple[RunnableConfig, CallbackManager]:

@@ -12,18 +12,15 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import patch_config
 from langchain_core.runnables.utils import ConfigurableFieldSpec
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from aligner_chains.aligner import Aligner
 from aligner_chains.default import default_aligner
 from aligner_chains.errors import InvalidTypeError
-from aligner_chains.feedback import Feedback
-from aligner_chains.settings import OnFailure
 from langchain_aligner.correction_model import CorrectionModel, FailedCorrectionError
 from langchain_aligner.messages import ChunkWriter, Draft, read_draft
-from langchain_aligner.query import Conversation, ModelCall, call_behind, not_found, question_in
+from langchain_aligner.options import OPTIONS, CorrectionOptions
+from langchain_aligner.query import ModelCall, call_behind, not_found, question_in
 from langchain_aligner.recorder import RECORDER
-from langchain_aligner.saving import SECRETS, revived, saved
 from langchain_aligner.streams import closing_stream, joined
 from langchain_aligner.work import Work
 
@@ -33,10 +30,8 @@ if TYPE_CHECKING:
 #: What an `AlignerRunnable` takes.
 AlignerInput: TypeAlias = str | AIMessage | PromptValue | Sequence[BaseMessage] | Mapping[str, Any]
 
-_OPTIONS = ("feedback", "on_failure", "timeout", "max_new_tokens")
 
-
-class AlignerRunnable(RunnableSerializable[AlignerInput, Any]):
+class AlignerRunnable(CorrectionOptions, RunnableSerializable[AlignerInput, Any]):
     """Corrects the drafts that come down a chain: `prompt | llm | AlignerRunnable()`.
 
     A text gives the corrected text; an `AIMessage` gives the same message, with the same id, with corrected text and
@@ -56,53 +51,16 @@ class AlignerRunnable(RunnableSerializable[AlignerInput, Any]):
         AlignerError: With `on_failure="raise"`, whatever kept a whole, valid correction from arriving.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid")
 
     #: How a chain is known to end in a correction.
     corrects_drafts: ClassVar[bool] = True
 
-    aligner: Aligner | None = Field(
-        default=None, description="Corrects; by default `Aligner()`, which is made when it is first needed."
-    )
     query: str | Callable[[Any], Any] | None = Field(
         default=None,
         description="The question, where it is not to be found: a single word is the name of a key of the input or of "
         "a variable of the prompt, any other text is the question itself, a function gets the input and returns it.",
     )
-    conversation: Conversation = Field(
-        default="last",
-        description="What the Aligner reads of a dialogue: its last human turn, or all of it (`full`).",
-    )
-    feedback: Feedback | str | None = Field(default=None, description="What to make answers more of.")
-    on_failure: OnFailure | None = Field(
-        default=None,
-        description="When no correction arrives: `raise` the error, pass the `draft` on, or `refuse` in a fixed text.",
-    )
-    timeout: float | None = Field(default=None, description="Seconds for a whole correction, retries included.")
-    max_new_tokens: int | None = Field(default=None, description="The most tokens that a correction may have.")
-    keep_draft: bool = Field(
-        default=False, description='Whether `response_metadata["aligner"]` holds the draft as well.'
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _revive_aligner(cls, values: Any) -> Any:
-        return revived(values)
-
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        """It can be saved by `dumpd` and read by `load`."""
-        return True
-
-    @property
-    def lc_secrets(self) -> dict[str, str]:
-        """The key, which is not saved: `load` takes it from `secrets_map` or the environment."""
-        return SECRETS
-
-    @property
-    def lc_attributes(self) -> dict[str, Any]:
-        """The Aligner and the feedback, as `dumpd` can save them."""
-        return saved(self.aligner, self.feedback)
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
@@ -110,7 +68,7 @@ class AlignerRunnable(RunnableSerializable[AlignerInput, Any]):
         fields = type(self).model_fields
         return [
             ConfigurableFieldSpec(id=name, annotation=fields[name].annotation, description=fields[name].description)
-            for name in _OPTIONS
+            for name in OPTIONS
         ]
 
     def as_tool(
@@ -256,13 +214,14 @@ class AlignerRunnable(RunnableSerializable[AlignerInput, Any]):
 
     def _work(self, value: AlignerInput, run_id: UUID, config: RunnableConfig, given: Mapping[str, Any]) -> Work | Any:
         """What to do for an input, or what comes out where there is nothing to do."""
-        if unknown := given.keys() - {*_OPTIONS, "query"}:
-            raise InvalidTypeError(f"AlignerRunnable has no option {sorted(unknown)!r}; it has {[*_OPTIONS, 'query']}.")
+        if unknown := given.keys() - {*OPTIONS, "query"}:
+            raise InvalidTypeError(f"AlignerRunnable has no option {sorted(unknown)!r}; it has {[*OPTIONS, 'query']}.")
         query = given.get("query", self.query)
         draft = read_draft(value)
         if reason := draft.reason_to_skip:
             return draft.skipped(reason)
-        return Work(draft, self._question(value, draft, query, run_id), self._options(config, given), self.keep_draft)
+        options = self._options(config.get("configurable") or {}, given)
+        return Work(draft, self._question(value, draft, query, run_id), options, self.keep_draft)
 
     def _question(self, value: AlignerInput, draft: Draft, query: object, run_id: UUID) -> str:
         if query is None:
@@ -272,11 +231,6 @@ class AlignerRunnable(RunnableSerializable[AlignerInput, Any]):
         elif isinstance(query, str) and query.isidentifier():
             query = _named(query, value, draft, run_id)
         return question_in(query, self.conversation)
-
-    def _options(self, config: RunnableConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-        sources = (given, config.get("configurable") or {}, self.__dict__)
-        chosen = {name: [source[name] for source in sources if source.get(name) is not None] for name in _OPTIONS}
-        return {name: values[0] for name, values in chosen.items() if values}
 
 
 def _call_behind(draft: Draft, run_id: UUID) -> ModelCall:
