@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -12,17 +11,12 @@ from typing import Any
 
 from aligner_chains import portal
 from aligner_chains.backends.base import Backend, Generation, GenerationChunk, GenerationRequest, ModelInfo
+from aligner_chains.backends.from_settings import backend_from
 from aligner_chains.budget import fit
-from aligner_chains.checks import without_password
 from aligner_chains.concurrency import map_ordered
 from aligner_chains.correction import Correction, CorrectionChunk
 from aligner_chains.description import plain
-from aligner_chains.errors import (
-    AlignerError,
-    ConfigurationError,
-    CorrectionsFailedError,
-    StreamInterruptedError,
-)
+from aligner_chains.errors import AlignerError, CorrectionsFailedError, StreamInterruptedError
 from aligner_chains.exchange import Exchange
 from aligner_chains.feedback import Feedback
 from aligner_chains.guard import Guard
@@ -32,8 +26,6 @@ from aligner_chains.prompts import PromptFormat, PromptFormatName
 from aligner_chains.prompts import prompt_format as find_prompt_format
 from aligner_chains.resilience import with_retries
 from aligner_chains.settings import OnFailure, Settings, check_count
-
-logger = logging.getLogger("aligner_chains")
 
 
 class Aligner:
@@ -94,7 +86,7 @@ class Aligner:
         self._min_confidence = settings.min_confidence if min_confidence is None else min_confidence
         Guard(min_confidence=self._min_confidence)  # refuses what is no probability
         self._configs: dict[str, AlignerConfig] = {}
-        self._backend = backend or _backend_from(settings, self._max_concurrency)
+        self._backend = backend or backend_from(settings, self._max_concurrency)
         self.description: dict[str, Any] | None = None
         if backend is None:
             self.description = plain(
@@ -382,6 +374,22 @@ class Aligner:
         """What `acorrect_many` returns, for code that is not async."""
         return portal.run(lambda: self.acorrect_many(pairs, **options))
 
+    def fallback(
+        self, query: str, draft: str, error: AlignerError, *, on_failure: OnFailure | None = None
+    ) -> Correction:
+        """What `on_failure` makes of an error: for whoever corrects with `"raise"` because there is more to try.
+
+        Args:
+            query: What the user asked.
+            draft: The answer to correct.
+            error: Why there is no correction.
+            on_failure: In place of the Aligner's own.
+
+        Raises:
+            AlignerError: With `on_failure="raise"`, the error.
+        """
+        return Job.begin(query, draft, self._options.updated(on_failure=on_failure)).failed(error)
+
     async def aclose(self) -> None:
         """Closes the connections of this event loop; a local model writes no more."""
         await self._backend.aclose()
@@ -476,30 +484,3 @@ class Aligner:
                 config = replace(config, guard=replace(config.guard, min_confidence=self._min_confidence))
             self._configs[info.name] = config
         return config.prompt_format, config.guard
-
-
-def _backend_from(settings: Settings, max_concurrency: int) -> Backend:
-    if settings.url is None:
-        from aligner_chains.backends.local import LocalBackend
-
-        if settings.model is not None:
-            return LocalBackend.from_pretrained(settings.model)
-        logger.warning(
-            "Neither ALIGNER_URL nor ALIGNER_MODEL is set: this is the embedded Aligner, which shows how things work "
-            "and is too small for production."
-        )
-        return LocalBackend.embedded()
-    if settings.url.rstrip("/").endswith("/v1"):
-        from aligner_chains.backends.openai import OpenAIBackend
-
-        return OpenAIBackend(
-            settings.url, model=settings.model, api_key=settings.api_key, max_concurrency=max_concurrency
-        )
-    if settings.model is not None:
-        raise ConfigurationError(
-            f"ALIGNER_MODEL={settings.model!r} names a model of an OpenAI-compatible server, but "
-            f"ALIGNER_URL={without_password(settings.url)!r} does not end in /v1. For TGI leave ALIGNER_MODEL out."
-        )
-    from aligner_chains.backends.tgi import TgiBackend
-
-    return TgiBackend(settings.url, api_key=settings.api_key, max_concurrency=max_concurrency)

@@ -224,3 +224,13 @@ def test_a_failed_correction_can_be_shown_as_json(hostile: Hostile):
     shown = correction.to_dict()
     assert shown["error"]["type"] == "GenerationError"
     assert re.match("POST .*/generate answered 500", shown["error"]["message"])
+
+
+def test_a_policy_for_an_error_from_elsewhere():
+    aligner = Aligner.from_tgi("http://127.0.0.1:9", on_failure="draft")
+    error = EmptyCorrectionError("It answered with nothing.")
+    correction = aligner.fallback(QUERY, RUDE, error)
+    assert (correction.text, correction.outcome, correction.error) == (RUDE, "failed", error)
+    assert aligner.fallback(QUERY, RUDE, error, on_failure="refuse").text == REFUSAL
+    with pytest.raises(EmptyCorrectionError):
+        aligner.fallback(QUERY, RUDE, error, on_failure="raise")
