@@ -1,8 +1,8 @@
 """The Aligner in LlamaIndex.
 
-from llama_index_aligner import AlignerPostprocessor
+from llama_index_aligner import AlignerSynthesizer
 
-query_engine = index.as_query_engine(node_postprocessors=[AlignerPostprocessor()])
+query_engine = index.as_query_engine(response_synthesizer=AlignerSynthesizer(get_response_synthesizer()))
 """
 
 from aligner_chains.errors import MissingDependencyError
@@ -11,9 +11,16 @@ try:
     from llama_index_aligner.events import AlignerCorrectionEndEvent, AlignerCorrectionStartEvent
     from llama_index_aligner.options import aligner_options
     from llama_index_aligner.postprocessor import AlignerPostprocessor
+    from llama_index_aligner.synthesizer import AlignerSynthesizer
 except ModuleNotFoundError as error:
     raise MissingDependencyError(
         f"llama_index_aligner needs LlamaIndex: pip install 'aligner-chains[llama-index]'. {error}"
     ) from error
 
-__all__ = ["AlignerCorrectionEndEvent", "AlignerCorrectionStartEvent", "AlignerPostprocessor", "aligner_options"]
+__all__ = [
+    "AlignerCorrectionEndEvent",
+    "AlignerCorrectionStartEvent",
+    "AlignerPostprocessor",
+    "AlignerSynthesizer",
+    "aligner_options",
+]

@@ -1,11 +1,11 @@
-"""One draft on its way to a correction, and what the dispatcher is told of it."""
+"""The drafts of one call on their way to corrections, and what the dispatcher is told of it."""
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
-from contextlib import aclosing, closing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -18,7 +18,8 @@ from aligner_chains.aligner import Aligner
 from aligner_chains.correction import Correction, CorrectionChunk
 from aligner_chains.default import default_aligner
 from llama_index_aligner.events import AlignerCorrectionEndEvent, AlignerCorrectionStartEvent
-from llama_index_aligner.options import AlignerFields, chosen
+from llama_index_aligner.options import CorrectionOptions, said_now
+from llama_index_aligner.passages import acorrect_beside, astream_beside, number_read
 
 #: Where an answer says what became of its draft: `response.metadata["aligner"]`.
 METADATA_KEY = "aligner"
@@ -34,46 +35,45 @@ class Corrector:
 
     Attributes:
         aligner: Corrects.
+        query: What the user asked.
         options: What is said for this call: `Aligner.correct`'s keyword arguments.
         keep_draft: Whether the provenance holds the draft.
         span_id: The span of the call. A stream is read after its call has returned, so it would not find it.
+        passages: What the answer has to agree with, by their nodes' ids: as many as fit are shown to the Aligner.
     """
 
     aligner: Aligner
+    query: str
     options: Mapping[str, Any]
     keep_draft: bool
     span_id: str | None
+    passages: Mapping[str, str] | None
 
     @classmethod
-    def of(cls, fields: AlignerFields) -> Corrector:
+    def of(cls, options: CorrectionOptions, query: str, passages: Mapping[str, str] | None = None) -> Corrector:
         """A corrector for a call that is made now."""
-        return cls(fields.aligner or default_aligner(), chosen(fields), fields.keep_draft, active_span_id.get())
+        aligner = options.aligner or default_aligner()
+        return cls(aligner, query, said_now(options), options.keep_draft, active_span_id.get(), passages)
 
-    def correct(self, query: str, draft: str) -> Correction:
-        """The correction of a draft."""
-        with self._told(query, draft) as tell:
-            return tell(self.aligner.correct(query, draft, **self.options))
+    async def acorrect(
+        self, draft: str, *, check: Callable[[Correction], Correction] = lambda correction: correction
+    ) -> Correction:
+        """The correction of a draft.
 
-    async def acorrect(self, query: str, draft: str) -> Correction:
-        """The correction of a draft."""
-        with self._told(query, draft) as tell:
-            return tell(await self.aligner.acorrect(query, draft, **self.options))
+        Args:
+            draft: The answer to correct.
+            check: Gets the correction and returns what is to be made of it.
+        """
+        with self._told(draft) as tell:
+            correction = await acorrect_beside(self._passages, self.aligner, self.query, draft, self.options)
+            return tell(check(correction))
 
-    def stream(self, query: str, draft: str) -> Generator[CorrectionChunk, None, None]:
-        """Yields the correction as it is written."""
-        with (
-            self._told(query, draft) as tell,
-            closing(self.aligner.stream(query, draft, **self.options)) as chunks,
-        ):
-            for chunk in chunks:
-                if chunk.correction is not None:
-                    tell(chunk.correction)
-                yield chunk
-
-    async def astream(self, query: str, draft: str) -> AsyncGenerator[CorrectionChunk, None]:
-        """Yields the correction as it is written."""
-        with self._told(query, draft) as tell:
-            async with aclosing(self.aligner.astream(query, draft, **self.options)) as chunks:
+    async def astream(self, draft: str) -> AsyncGenerator[CorrectionChunk, None]:
+        """Yields the correction of a draft as it is written."""
+        with self._told(draft) as tell:
+            async with aclosing(
+                astream_beside(self._passages, self.aligner, self.query, draft, self.options)
+            ) as chunks:
                 async for chunk in chunks:
                     if chunk.correction is not None:
                         tell(chunk.correction)
@@ -82,12 +82,20 @@ class Corrector:
     def provenance(self, correction: Correction) -> dict[str, Any]:
         """What became of a draft, for `metadata["aligner"]`."""
         told = correction.provenance()
-        return {**told, "draft": correction.draft} if self.keep_draft else told
+        if self.keep_draft:
+            told["draft"] = correction.draft
+        if self.passages is not None:
+            told["context"] = list(self.passages)[: number_read(self._passages, self.query, correction)]
+        return told
+
+    @property
+    def _passages(self) -> list[str]:
+        return list((self.passages or {}).values())
 
     @contextmanager
-    def _told(self, query: str, draft: str) -> Iterator[Callable[[Correction], Correction]]:
+    def _told(self, draft: str) -> Iterator[Callable[[Correction], Correction]]:
         span_id = f"Aligner.correct-{uuid4()}"
-        arguments = _CORRECT.bind(self.aligner, query, draft, **self.options)
+        arguments = _CORRECT.bind(self.aligner, self.query, draft, **self.options)
         started = time.perf_counter()
         correction: Correction | None = None
 
@@ -97,7 +105,7 @@ class Corrector:
             return found
 
         dispatcher.span_enter(span_id, arguments, self.aligner, self.span_id)
-        dispatcher.event(AlignerCorrectionStartEvent(query=query, draft=draft, span_id=span_id))
+        dispatcher.event(AlignerCorrectionStartEvent(query=self.query, draft=draft, span_id=span_id))
         try:
             yield tell
         except BaseException as error:
@@ -105,7 +113,9 @@ class Corrector:
             if correction is None:
                 latency = time.perf_counter() - started
                 dispatcher.event(
-                    AlignerCorrectionEndEvent(query=query, draft=draft, latency=latency, error=error, span_id=span_id)
+                    AlignerCorrectionEndEvent(
+                        query=self.query, draft=draft, latency=latency, error=error, span_id=span_id
+                    )
                 )
                 dispatcher.event(SpanDropEvent(span_id=span_id, err_str=str(error)))
                 dispatcher.span_drop(span_id, arguments, self.aligner, error)
@@ -114,11 +124,11 @@ class Corrector:
             if correction is not None:
                 dispatcher.event(
                     AlignerCorrectionEndEvent(
-                        query=query,
+                        query=self.query,
                         draft=draft,
+                        latency=correction.latency,
                         correction=correction.text,
                         outcome=correction.outcome,
-                        latency=correction.latency,
                         model=correction.model,
                         error=correction.error,
                         span_id=span_id,

@@ -17,14 +17,14 @@ from aligner_chains.description import aligner_from_description
 from aligner_chains.feedback import Feedback
 from aligner_chains.settings import OnFailure, Settings
 
-#: Options of `Aligner.correct`, in the order in which they are looked up.
+#: What `Aligner.correct` takes for each draft.
 OPTIONS = ("feedback", "on_failure", "timeout", "max_new_tokens")
 
 _inside_blocks: ContextVar[Mapping[str, Any]] = ContextVar("aligner_options", default=MappingProxyType({}))
 
 
-class AlignerArguments(TypedDict, total=False):
-    """The keyword arguments that make `AlignerFields`."""
+class CorrectionArguments(TypedDict, total=False):
+    """The keyword arguments that make `CorrectionOptions`."""
 
     aligner: Aligner | None
     feedback: Feedback | str | None
@@ -34,7 +34,7 @@ class AlignerArguments(TypedDict, total=False):
     keep_draft: bool
 
 
-class AlignerFields(BaseModel):
+class CorrectionOptions(BaseModel):
     """An Aligner, and what is said for all its corrections.
 
     It is saved as the way in which the Aligner was made. A key is not saved: it is taken from the environment again.
@@ -70,7 +70,9 @@ class AlignerFields(BaseModel):
         # its place in silence.
         if self.aligner is not None and self.aligner.description is None:
             raise pickle.PicklingError(f"{self.aligner!r} was given a backend: only that knows how to make it again.")
-        return super(AlignerFields, self.model_copy(update={"aligner": self._describe(self.aligner)})).__getstate__()
+        return super(
+            CorrectionOptions, self.model_copy(update={"aligner": self._describe(self.aligner)})
+        ).__getstate__()
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(
@@ -100,9 +102,9 @@ def aligner_options(
         timeout: Seconds for a whole correction, retries included.
         max_new_tokens: The most tokens that a correction may have.
     """
-    values = {"feedback": feedback, "on_failure": on_failure, "timeout": timeout, "max_new_tokens": max_new_tokens}
+    said = {"feedback": feedback, "on_failure": on_failure, "timeout": timeout, "max_new_tokens": max_new_tokens}
     token = _inside_blocks.set(
-        {**_inside_blocks.get(), **{name: value for name, value in values.items() if value is not None}}
+        {**_inside_blocks.get(), **{name: said[name] for name in said if said[name] is not None}}
     )
     try:
         yield
@@ -110,8 +112,9 @@ def aligner_options(
         _inside_blocks.reset(token)
 
 
-def chosen(fields: AlignerFields) -> dict[str, Any]:
-    """What is said for a call that is made now: keyword arguments of `Aligner.correct`."""
-    sources = (_inside_blocks.get(), fields.__dict__)
-    values = {name: [source[name] for source in sources if source.get(name) is not None] for name in OPTIONS}
-    return {name: found[0] for name, found in values.items() if found}
+def said_now(options: CorrectionOptions) -> dict[str, Any]:
+    """What is said for a call that is made now: `Aligner.correct`'s keyword arguments."""
+    said: dict[str, Any] = {}
+    for source in (options.__dict__, _inside_blocks.get()):
+        said |= {name: source[name] for name in OPTIONS if source.get(name) is not None}
+    return said

@@ -14,10 +14,10 @@ from aligner_chains import portal
 from aligner_chains.concurrency import map_ordered
 from aligner_chains.correction import Correction
 from llama_index_aligner.corrector import METADATA_KEY, Corrector, dispatcher
-from llama_index_aligner.options import AlignerFields
+from llama_index_aligner.options import CorrectionOptions
 
 
-class AlignerPostprocessor(AlignerFields, BaseNodePostprocessor):
+class AlignerPostprocessor(CorrectionOptions, BaseNodePostprocessor):
     """Corrects the text of retrieved nodes: `index.as_query_engine(node_postprocessors=[AlignerPostprocessor()])`.
 
     A node comes out as a copy with the same id, score, relationships and metadata. What became of its text is in
@@ -43,27 +43,27 @@ class AlignerPostprocessor(AlignerFields, BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        corrector = Corrector.of(self)
-        return portal.run(lambda: self._corrected(corrector, nodes, query_bundle))
+        corrector = self._corrector(query_bundle)
+        return portal.run(lambda: self._corrected(corrector, nodes))
 
     @dispatcher.span  # unlike its sibling it has no span by itself
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        return await self._corrected(Corrector.of(self), nodes, query_bundle)
+        return await self._corrected(self._corrector(query_bundle), nodes)
 
-    async def _corrected(
-        self, corrector: Corrector, nodes: list[NodeWithScore], query_bundle: QueryBundle | None
-    ) -> list[NodeWithScore]:
-        query = query_bundle.query_str if query_bundle is not None else ""
-        if not query.strip():
+    def _corrector(self, query_bundle: QueryBundle | None) -> Corrector:
+        return Corrector.of(self, query_bundle.query_str if query_bundle is not None else "")
+
+    async def _corrected(self, corrector: Corrector, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
+        if not corrector.query.strip():
             return nodes
 
         async def correct(found: NodeWithScore) -> NodeWithScore | None:
             draft = found.node.get_content(MetadataMode.NONE)
             if not draft.strip() or not self._concerns(found):
                 return found
-            correction = await corrector.acorrect(query, draft)
+            correction = await corrector.acorrect(draft)
             if correction.outcome == "failed" and correction.changed:
                 return None  # a refusal is nothing to answer from
             return NodeWithScore(node=_with_correction(found.node, correction, corrector), score=found.score)

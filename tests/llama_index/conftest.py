@@ -8,6 +8,7 @@ import pytest
 from hostile import HostileServer
 from listening import Listener
 from llama_index_instrumentation import get_dispatcher
+from rag import WAYS, Way
 
 from aligner_chains import Aligner
 
@@ -33,3 +34,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Listener:
     monkeypatch.setattr(root, "event_handlers", [listener.events])
     monkeypatch.setattr(root, "span_handlers", [listener.spans])
     return listener
+
+
+@pytest.fixture(params=WAYS.values(), ids=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    """Every way to ask an engine."""
+    return request.param
