@@ -181,7 +181,10 @@ def train(
     base: Annotated[
         Path | None, typer.Option(help="A causal language model to train further; left out, the embedded one's size.")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 14_000_000,
+    start: Annotated[
+        Path | None, typer.Option(help="An Aligner that this command has made, to go on from as it was made.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 36_000_000,
     processes: Annotated[int, typer.Option(help="How many processes share the work.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of weights, data and order.")] = 0,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
@@ -194,7 +197,7 @@ def train(
 
     For example:
 
-        aligner-chains train my-nano --tokens 14000000 --processes 2
+        aligner-chains train my-nano --tokens 36000000 --processes 2
 
         aligner-chains train my-aligner --base Qwen3-0.6B --data triples.jsonl.gz
 
@@ -214,6 +217,7 @@ def train(
             data=data,
             real=real,
             base=base,
+            start=start,
             tokens=tokens,
             processes=processes,
             seed=seed,

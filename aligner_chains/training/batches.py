@@ -82,6 +82,8 @@ class Curriculum:
 NANO_CURRICULUM = Curriculum(
     warm_up=0.02, lengths=((0.0, 170), (0.25, 400), (0.5, 1024)), copies=0.05, warm_up_copies=0.5
 )
+#: For one that has been trained so before: it copies, and has seen short texts.
+CONTINUED_CURRICULUM = replace(NANO_CURRICULUM, warm_up=0.0, lengths=((0.0, 256), (0.4, 1024)))
 #: For a model that knows language: a warm-up on identities, as in the Aligner paper (arXiv 2402.02416, section 3).
 BASE_CURRICULUM = Curriculum(warm_up=0.1)
 

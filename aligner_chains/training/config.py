@@ -12,7 +12,7 @@ from aligner_chains.training.streams import JsonlStream, SyntheticStream, Triple
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """A training run: an embedded Aligner from nothing, or with `base` a causal language model that is trained further.
+    """A training run: an embedded Aligner from nothing or from `start`, or with `base` any causal language model.
 
     Attributes:
         out: Folder for the model, the curve (`curve.csv`) and, while it runs, the checkpoint.
@@ -21,7 +21,8 @@ class TrainingConfig:
             1. Without `data` and `stream` the synthetic generator gives them.
         real: JSONL file of triples whose texts the synthetic generator mixes in.
         base: Folder of a causal language model and its tokenizer to train further; all of its weights are trained.
-        shape: Size of the embedded Aligner; not used with `base`.
+        start: Folder of an embedded Aligner to go on from; its size and tokenizer stay.
+        shape: Size of the embedded Aligner; not used with `base` and `start`.
         tokens: When to stop: after this many tokens, prompts included, padding not.
         seed: Seed of weights, data and order. The same configuration gives the same model on the same machine.
         processes: How many processes share the work. Above 1 each computes on one thread, which is faster for a small
@@ -44,8 +45,9 @@ class TrainingConfig:
     stream: TripleStream | None = None
     real: Path | None = None
     base: Path | None = None
+    start: Path | None = None
     shape: NanoShape = field(default_factory=NanoShape)
-    tokens: int = 14_000_000
+    tokens: int = 36_000_000
     seed: int = 0
     processes: int = 1
     batch_tokens: int = 3000
@@ -62,6 +64,11 @@ class TrainingConfig:
             raise ConfigurationError(
                 f"{' and '.join(given)} are given, but the triples come from one place: a file (data), a function "
                 "(stream), or the synthetic generator, which alone takes real."
+            )
+        if self.base and self.start:
+            raise ConfigurationError(
+                "base and start are given, but a run has one beginning: a causal language model (base), or an embedded "
+                "Aligner (start)."
             )
         for name in ("tokens", "processes", "batch_tokens", "muon_lr", "log_every", "checkpoint_every"):
             if getattr(self, name) <= 0:

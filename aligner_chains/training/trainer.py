@@ -31,7 +31,15 @@ from transformers import (
 )
 
 from aligner_chains.errors import ConfigurationError
-from aligner_chains.training.batches import BASE_CURRICULUM, NANO_CURRICULUM, Batch, BatchStream, Encoder
+from aligner_chains.training.batches import (
+    BASE_CURRICULUM,
+    CONTINUED_CURRICULUM,
+    NANO_CURRICULUM,
+    Batch,
+    BatchStream,
+    Curriculum,
+    Encoder,
+)
 from aligner_chains.training.checkpoints import (
     Checkpoint,
     ProcessState,
@@ -77,8 +85,8 @@ def train(config: TrainingConfig) -> TrainingResult:
         config: What to train, on what and for how long.
 
     Raises:
-        ConfigurationError: `base` holds no model with a tokenizer, or `out` holds the checkpoint of another run, or of
-            this one while `resume` is off.
+        ConfigurationError: `base` or `start` holds no model with a tokenizer, or `out` holds the checkpoint of another
+            run, or of this one while `resume` is off.
         DataError: The data cannot be read, are empty, or have nothing that fits into the model's context.
     """
     _prepare(config)
@@ -106,12 +114,12 @@ def _prepare(config: TrainingConfig) -> None:
     seed = _seed(config, _SEEDS_PER_RUN - 1)
     next(endless(config.triples, seed))  # fails where there is nothing to train on
     config.out.mkdir(parents=True, exist_ok=True)
-    if config.base:
-        copy_tokenizer(config.base, config.out)
+    if trained := config.base or config.start:
+        copy_tokenizer(trained, config.out)
         try:
-            AutoConfig.from_pretrained(config.base).save_pretrained(config.out)
+            AutoConfig.from_pretrained(trained).save_pretrained(config.out)
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{str(config.base)!r} holds no model: {error}") from error
+            raise ConfigurationError(f"{str(trained)!r} holds no model: {error}") from error
         return
     texts = tokenizer_texts(islice(config.triples(seed), _TOKENIZER_TRIPLES))
     tokenizer = train_tokenizer(texts, context=config.shape.context)
@@ -137,8 +145,9 @@ class _Run:
         self.step = self.tokens = 0
         tokenizer = AutoTokenizer.from_pretrained(config.out)
         torch.manual_seed(_seed(config, self.rank))
+        trained = config.base or config.start
         self.model = (
-            _load_base(config.base) if config.base else build_nano(_nano_config(config, tokenizer), seed=config.seed)
+            _load_trained(trained) if trained else build_nano(_nano_config(config, tokenizer), seed=config.seed)
         )
         if not config.base:
             # Faster than fused attention for the short texts that are most of the training.
@@ -150,7 +159,7 @@ class _Run:
         self.batches = BatchStream(
             config.triples,
             Encoder(tokenizer),
-            BASE_CURRICULUM if config.base else NANO_CURRICULUM,
+            _curriculum(config),
             seed=_seed(config, self.rank),
             batch_tokens=config.batch_tokens,
             context=_context(self.model),
@@ -324,7 +333,13 @@ def _nano_config(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> 
     )
 
 
-def _load_base(folder: Path) -> PreTrainedModel:
+def _curriculum(config: TrainingConfig) -> Curriculum:
+    if config.base:
+        return BASE_CURRICULUM
+    return CONTINUED_CURRICULUM if config.start else NANO_CURRICULUM
+
+
+def _load_trained(folder: Path) -> PreTrainedModel:
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError) as error:
@@ -343,6 +358,7 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
     """What has to stay for a run to go on as it began; `tokens` may change, to end it sooner or later."""
     return {
         "base": str(config.base),
+        "start": str(config.start),
         "shape": asdict(config.shape),
         "seed": config.seed,
         "processes": config.processes,

@@ -66,9 +66,14 @@ def curve(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_loss_falls(tmp_path: Path, data: Path) -> None:
-    train(small_run(tmp_path, data, tokens=16_000, checkpoint_every=1000, muon_lr=0.04, lr=5e-3))
-    points = curve(tmp_path)
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    out = tmp_path_factory.mktemp("learned")
+    return train(small_run(out, data, tokens=16_000, checkpoint_every=1000, muon_lr=0.04, lr=5e-3)).path
+
+
+def test_the_loss_falls(learned: Path) -> None:
+    points = curve(learned)
     assert float(points[-1]["loss"]) < float(points[0]["loss"]) / 2
 
 
@@ -154,6 +159,21 @@ def test_an_existing_model_is_trained_further(trained: Path, tmp_path: Path, dat
     assert not torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
     ids = [AutoTokenizer.from_pretrained(folder)("The lamp costs 12.")["input_ids"] for folder in (trained, tmp_path)]
     assert ids[0] == ids[1]
+
+
+def test_an_embedded_aligner_goes_on_where_another_run_ended(learned: Path, tmp_path: Path, data: Path) -> None:
+    train(small_run(tmp_path, data, start=learned, tokens=1))
+    assert float(curve(tmp_path)[0]["loss"]) < float(curve(learned)[0]["loss"]) / 2
+    before, after = (load_checkpoint(run) for run in (learned, tmp_path))
+    assert before is not None
+    assert after is not None
+    assert len(before["optimizers"]) == len(after["optimizers"]) == 2
+    assert (tmp_path / "tokenizer.json").read_bytes() == (learned / "tokenizer.json").read_bytes()
+
+
+def test_a_run_has_one_beginning(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="base and start are given"):
+        TrainingConfig(tmp_path, base=tmp_path, start=tmp_path)
 
 
 def test_another_run_s_folder_is_not_overwritten(trained: Path, data: Path) -> None:
