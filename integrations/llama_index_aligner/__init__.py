@@ -11,6 +11,7 @@ try:
     from llama_index_aligner.events import AlignerCorrectionEndEvent, AlignerCorrectionStartEvent
     from llama_index_aligner.options import aligner_options
     from llama_index_aligner.postprocessor import AlignerPostprocessor
+    from llama_index_aligner.query_engine import AlignerQueryEngine
     from llama_index_aligner.synthesizer import AlignerSynthesizer
 except ModuleNotFoundError as error:
     raise MissingDependencyError(
@@ -21,6 +22,7 @@ __all__ = [
     "AlignerCorrectionEndEvent",
     "AlignerCorrectionStartEvent",
     "AlignerPostprocessor",
+    "AlignerQueryEngine",
     "AlignerSynthesizer",
     "aligner_options",
 ]

@@ -1,0 +1,249 @@
+"""`AlignerQueryEngine` around every kind of engine: its answer is corrected, and is otherwise what it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hostile import HostileServer, hang, refuse
+from listening import Listener
+from llama_index.core import MockEmbedding, PromptTemplate, QueryBundle, Settings, SQLDatabase, VectorStoreIndex
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
+from llama_index.core.evaluation import BaseEvaluator, EvaluationResult
+from llama_index.core.indices.query.query_transform.base import IdentityQueryTransform
+from llama_index.core.query_engine import (
+    CitationQueryEngine,
+    CustomQueryEngine,
+    NLSQLTableQueryEngine,
+    RetryQueryEngine,
+    RouterQueryEngine,
+    SubQuestionQueryEngine,
+    TransformQueryEngine,
+)
+from llama_index.core.question_gen import LLMQuestionGenerator
+from llama_index.core.response_synthesizers import get_response_synthesizer
+from llama_index.core.selectors import LLMMultiSelector, LLMSingleSelector
+from llama_index.core.tools import QueryEngineTool
+from pydantic import ValidationError
+from rag import CORRECTED, DRAFT, QUERY, Upstream, Way, found
+from sqlalchemy import create_engine, text
+
+from aligner_chains import REFUSAL, Aligner
+from aligner_chains.errors import CorrectionTimeoutError, GenerationError, InvalidInputError, InvalidTypeError
+from llama_index_aligner import AlignerQueryEngine, aligner_options
+
+
+def an_index(*texts: str) -> VectorStoreIndex:
+    return VectorStoreIndex([node.node for node in found(*texts)], embed_model=MockEmbedding(embed_dim=1))
+
+
+def an_engine(way: Way, llm: Upstream | None = None) -> BaseQueryEngine:
+    return an_index().as_query_engine(llm=llm or Upstream(), streaming=way.streams)
+
+
+@pytest.fixture
+def engine(way: Way, aligner: Aligner) -> AlignerQueryEngine:
+    return AlignerQueryEngine(an_engine(way), aligner=aligner)
+
+
+def test_an_answer(way: Way, engine: AlignerQueryEngine, server: HostileServer) -> None:
+    answer, response = way.query(engine)
+    assert answer == CORRECTED
+    assert (
+        type(response)
+        is {
+            (False, False): Response,
+            (False, True): Response,
+            (True, False): StreamingResponse,
+            (True, True): AsyncStreamingResponse,
+        }[way.streams, way.is_async]
+    )
+    assert [source.node_id for source in response.source_nodes] == ["node-0"]
+    assert response.metadata["node-0"] == {"page": 0}
+    assert response.metadata["aligner"]["outcome"] == "corrected"
+    assert f": {QUERY} | {DRAFT} ASSISTANT:" in server.generations[0].prompt
+
+
+def sub_questions(way: Way, tool: QueryEngineTool) -> BaseQueryEngine:
+    llm = Upstream(turns=['```json\n{"items": [{"sub_question": "By whom?", "tool_name": "books"}]}\n```'])
+    return SubQuestionQueryEngine.from_defaults(
+        [tool],
+        question_gen=LLMQuestionGenerator.from_defaults(llm=llm),
+        response_synthesizer=get_response_synthesizer(llm=Upstream(), streaming=way.streams),
+        verbose=False,
+        use_async=False,
+    )
+
+
+def router(way: Way, tool: QueryEngineTool) -> BaseQueryEngine:
+    llm = Upstream(turns=['[{"choice": 1, "reason": "It is about books."}]'])
+    return RouterQueryEngine(LLMSingleSelector.from_defaults(llm=llm), [tool], llm=llm)
+
+
+def many_routes(way: Way, tool: QueryEngineTool) -> BaseQueryEngine:
+    llm = Upstream(turns=['[{"choice": 1, "reason": "Books."}, {"choice": 2, "reason": "Books."}]'])
+    return RouterQueryEngine(LLMMultiSelector.from_defaults(llm=llm), [tool, tool], llm=Upstream())
+
+
+def citations(way: Way, tool: QueryEngineTool) -> BaseQueryEngine:
+    return CitationQueryEngine.from_args(an_index(), llm=Upstream(), streaming=way.streams)
+
+
+def transformed(way: Way, tool: QueryEngineTool) -> BaseQueryEngine:
+    return TransformQueryEngine(tool.query_engine, IdentityQueryTransform())
+
+
+class Satisfied(BaseEvaluator):
+    async def aevaluate(self, *args: Any, **kwargs: Any) -> EvaluationResult:
+        return EvaluationResult(passing=True)
+
+    def _get_prompts(self) -> dict[str, Any]:
+        return {}
+
+    def _update_prompts(self, prompts: dict[str, Any]) -> None: ...
+
+
+def retried(way: Way, tool: QueryEngineTool) -> BaseQueryEngine:
+    return RetryQueryEngine(tool.query_engine, Satisfied())
+
+
+class Custom(CustomQueryEngine):
+    def custom_query(self, query_str: str) -> str:
+        return DRAFT
+
+
+def custom(way: Way, tool: QueryEngineTool) -> BaseQueryEngine:
+    return Custom()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [sub_questions, router, many_routes, citations, transformed, retried, custom],
+    ids=lambda make: make.__name__,
+)
+def test_any_engine(
+    make: Callable[..., BaseQueryEngine], way: Way, aligner: Aligner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "_llm", Upstream())
+    tool = QueryEngineTool.from_defaults(an_engine(way), name="books", description="About books.")
+    answer, response = way.query(AlignerQueryEngine(make(way, tool), aligner=aligner, keep_draft=True))
+    assert (answer, response.metadata["aligner"]["draft"]) == (CORRECTED, DRAFT)
+
+
+def test_a_database(way: Way, aligner: Aligner) -> None:
+    database = create_engine("sqlite://")
+    with database.begin() as connection:
+        connection.execute(text("create table books (title text, author text)"))
+        connection.execute(text("insert into books values ('Faust', 'Goethe')"))
+    llm = Upstream(answer=lambda prompt: "SELECT author FROM books" if prompt.endswith("SQLQuery: ") else DRAFT)
+    inner = NLSQLTableQueryEngine(
+        SQLDatabase(database), tables=["books"], llm=llm, embed_model=MockEmbedding(embed_dim=1), streaming=way.streams
+    )
+    answer, response = way.query(AlignerQueryEngine(inner, aligner=aligner))
+    database.dispose()
+    assert (answer, response.metadata["result"]) == (CORRECTED, [("Goethe",)])
+
+
+def test_around_another_one(way: Way, engine: AlignerQueryEngine, hostile: Callable[..., HostileServer]) -> None:
+    outer = hostile()
+    with Aligner.from_tgi(outer.url) as aligner:
+        answer, response = way.query(AlignerQueryEngine(engine, aligner=aligner))
+    assert (answer, response.metadata["aligner"]["outcome"]) == (CORRECTED, "unchanged")
+    assert f"| {CORRECTED} ASSISTANT:" in outer.generations[0].prompt
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_as_a_tool(is_async: bool, aligner: Aligner) -> None:
+    engine = AlignerQueryEngine(an_index().as_query_engine(llm=Upstream()), aligner=aligner)
+    tool = QueryEngineTool.from_defaults(engine, name="books", description="About books.")
+    output = asyncio.run(tool.acall(QUERY)) if is_async else tool.call(input=QUERY)
+    assert (output.content, output.raw_output.metadata["aligner"]["outcome"]) == (CORRECTED, "corrected")
+
+
+def test_the_steps_of_a_query(way: Way, engine: AlignerQueryEngine) -> None:
+    bundle = QueryBundle(QUERY)
+    nodes = asyncio.run(engine.aretrieve(bundle)) if way.is_async else engine.retrieve(bundle)
+    assert [node.node_id for node in nodes] == ["node-0"]
+    answer, response = way.run(lambda: engine.synthesize(bundle, nodes), lambda: engine.asynthesize(bundle, nodes))
+    assert (answer, response.source_nodes) == (CORRECTED, nodes)
+
+
+async def test_an_engine_that_cannot_retrieve(aligner: Aligner) -> None:
+    engine = AlignerQueryEngine(Custom(), aligner=aligner)
+    with pytest.raises(NotImplementedError, match="Custom has no aretrieve"):
+        await engine.aretrieve(QueryBundle(QUERY))
+    with pytest.raises(NotImplementedError, match="does not support retrieve"):
+        engine.retrieve(QueryBundle(QUERY))
+
+
+def test_an_empty_response(way: Way, aligner: Aligner, server: HostileServer) -> None:
+    index = VectorStoreIndex([], embed_model=MockEmbedding(embed_dim=1))
+    inner = index.as_query_engine(llm=Upstream(), streaming=way.streams)
+    answer, response = way.query(AlignerQueryEngine(inner, aligner=aligner))
+    assert answer == "Empty Response"
+    assert response.metadata == {"aligner": {"outcome": "skipped", "reason": "no answer"}}
+    assert server.requests == []
+
+
+def test_a_blank_query_is_no_way_around_the_aligner(way: Way, engine: AlignerQueryEngine) -> None:
+    with pytest.raises(InvalidInputError, match="The query is blank"):
+        way.query(engine, " ")
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("draft", DRAFT), ("refuse", REFUSAL)])
+def test_failures(policy: Any, expected: str, way: Way, hostile: Callable[..., HostileServer]) -> None:
+    server = hostile(refuse(424, "generation", "the GPU is on fire"))
+    with Aligner.from_tgi(server.url) as aligner:
+        answer, response = way.query(AlignerQueryEngine(an_engine(way), aligner=aligner, on_failure=policy))
+    assert (answer, response.metadata["aligner"]["outcome"]) == (expected, "failed")
+
+
+def test_a_failure_raises_by_default(way: Way, hostile: Callable[..., HostileServer]) -> None:
+    server = hostile(refuse(424, "generation", "the GPU is on fire"), hang)
+    with Aligner.from_tgi(server.url) as aligner:
+        with pytest.raises(GenerationError, match="on fire"):
+            way.query(AlignerQueryEngine(an_engine(way), aligner=aligner))
+        with pytest.raises(CorrectionTimeoutError):
+            way.query(AlignerQueryEngine(an_engine(way), aligner=aligner, timeout=0.05))
+
+
+def test_feedback_for_one_call(way: Way, engine: AlignerQueryEngine, server: HostileServer) -> None:
+    with aligner_options(feedback="concise"):
+        way.query(engine)
+    way.query(engine)
+    assert ["more concise" in request.prompt for request in server.generations] == [True, False]
+
+
+def test_prompts_have_the_names_that_they_have_without_it(aligner: Aligner) -> None:
+    llm = Upstream()
+    inner = an_index().as_query_engine(llm=llm)
+    engine = AlignerQueryEngine(inner, aligner=aligner)
+    assert engine.get_prompts().keys() == inner.get_prompts().keys()
+    engine.update_prompts({"response_synthesizer:text_qa_template": PromptTemplate("{query_str} {context_str} Rhyme!")})
+    engine.query(QUERY)
+    assert llm.asked[0].endswith("Rhyme!")
+
+
+def test_spans(way: Way, engine: AlignerQueryEngine, told: Listener) -> None:
+    way.query(engine)
+    ((start,), (end,)) = told.starts, told.ends
+    assert (start.query, end.correction) == (QUERY, CORRECTED)
+    names = [f"AlignerQueryEngine.{name}" for name in (("aquery", "_aquery") if way.is_async else ("query", "_query"))]
+    assert told.path(start.span_id) == [*names, "Aligner.correct"]
+
+
+def test_what_is_no_response(aligner: Aligner) -> None:
+    class Broken(Custom):
+        def custom_query(self, query_str: str) -> Any:
+            return {"answer": DRAFT}
+
+    with pytest.raises(InvalidTypeError, match="not <class 'dict'>"):
+        AlignerQueryEngine(Broken(), aligner=aligner).query(QUERY)
+
+
+def test_what_is_no_option() -> None:
+    with pytest.raises(ValidationError, match="feedbak"):
+        AlignerQueryEngine(Custom(), feedbak="empathetic")
