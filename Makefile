@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # the suite passes on; take another with `make TORCH=torch`.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-slow lint check bench clean
+.PHONY: demo test test-slow lint check bench notebooks clean
 
 demo: $(VENV)/.demo  ## The main job, offline: make demo [LLM=openai:gpt-5-mini] [URL=http://gpu:8080]
 	$(BIN)/python -m langchain_aligner.demo $(if $(LLM),--llm $(LLM)) $(if $(URL),--url $(URL))
@@ -31,6 +31,10 @@ check: lint test  ## What has to pass before a commit
 
 bench: $(VENV)/.demo  ## The figures in docs/benchmarks.md
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/langchain_overhead.py
+
+notebooks: $(VENV)/.test  ## Runs the notebooks and keeps what they show
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 clean:  ## Removes what the targets made
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
