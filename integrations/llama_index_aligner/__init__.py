@@ -8,6 +8,11 @@ query_engine = index.as_query_engine(response_synthesizer=AlignerSynthesizer(get
 from aligner_chains.errors import MissingDependencyError
 
 try:
+    from llama_index_aligner.chat_engines import (
+        AlignerChatEngine,
+        AlignerCondensePlusContextChatEngine,
+        AlignerContextChatEngine,
+    )
     from llama_index_aligner.events import AlignerCorrectionEndEvent, AlignerCorrectionStartEvent
     from llama_index_aligner.options import aligner_options
     from llama_index_aligner.postprocessor import AlignerPostprocessor
@@ -19,6 +24,9 @@ except ModuleNotFoundError as error:
     ) from error
 
 __all__ = [
+    "AlignerChatEngine",
+    "AlignerCondensePlusContextChatEngine",
+    "AlignerContextChatEngine",
     "AlignerCorrectionEndEvent",
     "AlignerCorrectionStartEvent",
     "AlignerPostprocessor",

@@ -79,6 +79,40 @@ class Corrector:
                         tell(chunk.correction)
                     yield chunk
 
+    async def atext(self, draft: str, *, skip: str | None = None) -> tuple[str, dict[str, Any]]:
+        """The text to use for a draft, and what became of it, for `metadata["aligner"]`.
+
+        Args:
+            draft: The answer to correct.
+            skip: Why there is nothing to correct, if that is so; where there is no text that is known.
+        """
+        if reason := skip or _no_text(draft):
+            return draft, skipped(reason)
+        correction = await self.acorrect(draft)
+        return correction.text, self.provenance(correction)
+
+    async def atokens(
+        self, draft: str, metadata: dict[str, Any], *, skip: str | None = None
+    ) -> AsyncGenerator[str, None]:
+        """Yields the text to use for a draft, piece by piece.
+
+        Args:
+            draft: The answer to correct.
+            metadata: Gets what became of the draft, before the last piece.
+            skip: As for `atext`.
+        """
+        if reason := skip or _no_text(draft):
+            metadata[METADATA_KEY] = skipped(reason)
+            if draft:
+                yield draft
+            return
+        async with aclosing(self.astream(draft)) as chunks:
+            async for chunk in chunks:
+                if chunk.correction is not None:
+                    metadata[METADATA_KEY] = self.provenance(chunk.correction)
+                if chunk.text:
+                    yield chunk.text
+
     def provenance(self, correction: Correction) -> dict[str, Any]:
         """What became of a draft, for `metadata["aligner"]`."""
         told = correction.provenance()
@@ -140,3 +174,7 @@ class Corrector:
 def skipped(reason: str) -> dict[str, Any]:
     """The provenance of a draft that no Aligner was asked about."""
     return {"outcome": "skipped", "reason": reason}
+
+
+def _no_text(draft: str) -> str | None:
+    return None if draft.strip() else "no text"

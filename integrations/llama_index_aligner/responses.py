@@ -55,10 +55,8 @@ async def acorrected(response: RESPONSE_TYPE, corrector: Corrector, *, empty: st
     if not isinstance(response, Response):
         raise InvalidTypeError(f"An engine must answer with one of LlamaIndex's responses, not {type(response)!r}.")
     draft = response.response or ""
-    if reason := _reason_to_skip(draft, empty):
-        return with_provenance(response, skipped(reason))
-    correction = await corrector.acorrect(draft)
-    return replace(with_provenance(response, corrector.provenance(correction)), response=correction.text)
+    text, provenance = await corrector.atext(draft, skip=_reason_to_skip(draft, empty))
+    return replace(with_provenance(response, provenance), response=text)
 
 
 def with_provenance(response: _R, provenance: dict[str, Any]) -> _R:
@@ -83,9 +81,7 @@ def as_text(response: RESPONSE_TYPE) -> RESPONSE_TEXT_TYPE:
 
 
 def _reason_to_skip(draft: str, empty: str) -> str | None:
-    if draft in (EMPTY_RESPONSE, empty):
-        return "no answer"
-    return None if draft.strip() else "no text"
+    return "no answer" if draft in (EMPTY_RESPONSE, empty) else None
 
 
 def _streamed(
@@ -93,18 +89,8 @@ def _streamed(
 ) -> StreamingResponse | AsyncStreamingResponse:
     metadata = dict(response.metadata or {})
 
-    async def tokens(draft: str) -> TokenAsyncGen:
-        if reason := _reason_to_skip(draft, empty):
-            metadata[METADATA_KEY] = skipped(reason)
-            if draft:
-                yield draft
-            return
-        async with aclosing(corrector.astream(draft)) as chunks:
-            async for chunk in chunks:
-                if chunk.correction is not None:
-                    metadata[METADATA_KEY] = corrector.provenance(chunk.correction)
-                if chunk.text:
-                    yield chunk.text
+    def tokens(draft: str) -> TokenAsyncGen:
+        return corrector.atokens(draft, metadata, skip=_reason_to_skip(draft, empty))
 
     # `get_response` reads what is left of a stream, and knows what somebody has read of it before.
     if isinstance(response, AsyncStreamingResponse):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,6 +12,12 @@ from llama_index_instrumentation import get_dispatcher
 from rag import WAYS, Way
 
 from aligner_chains import Aligner
+
+
+@pytest.fixture(autouse=True)
+def _no_loop_without_an_owner() -> None:
+    # Unless told that there is none, asyncio makes a loop for LlamaIndex's synchronous code, which never closes it.
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture
