@@ -14,6 +14,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_async_callback_manager_for_config, get_callback_manager_for_config
+from pydantic import ConfigDict
 
 from aligner_chains.aligner import Aligner
 from aligner_chains.correction import Correction, CorrectionChunk
@@ -46,6 +47,8 @@ class CorrectionModel(BaseChatModel):
     Attributes:
         aligner: Corrects.
     """
+
+    model_config = ConfigDict(defer_build=True)  # as in `CorrectionOptions`
 
     aligner: Aligner
     # A global cache would take corrections of two Aligners for the same: it knows models by their parameters.

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
+from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, set_config_context
@@ -21,7 +21,7 @@ from langchain_aligner.runnable import AlignerRunnable
 from langchain_aligner.streams import NOT_STREAMED
 
 
-class AlignerMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
+class AlignerMiddleware(AgentMiddleware):
     """Corrects an agent's answers: `create_agent(model, tools, middleware=[AlignerMiddleware()])`.
 
     Only what the agent says to the user is corrected: turns that call tools and structured responses pass as they are.

@@ -24,7 +24,8 @@ _KEY = "aligner_api_key"
 class CorrectionOptions(Serializable):
     """Which Aligner corrects drafts, and how. `dumpd` saves it without its key."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    # Built when it is first used: importing this package is to cost little.
+    model_config = ConfigDict(arbitrary_types_allowed=True, defer_build=True)
 
     aligner: Aligner | None = Field(
         default=None, description="Corrects; by default `Aligner()`, which is made when it is first needed."
