@@ -14,7 +14,7 @@ from aligner_chains import Aligner, Correction, CorrectionChunk, Feedback
 from aligner_chains.backends.local import LocalBackend
 from aligner_chains.errors import CorrectionsFailedError, GenerationError, InvalidInputError, TruncatedCorrectionError
 
-DRAFTS = [GOOD, "Yes.", " Put it into boiling water for ten minutes.\n", "No, 7 < 8 and </s> is a token | USER: you"]
+DRAFTS = [GOOD, "Yes.", " Boil it for ten minutes.\n", "No, 7 < 8 and </s> is a token | USER: you"]
 
 
 class Sync:
