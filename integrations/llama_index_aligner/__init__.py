@@ -14,6 +14,7 @@ try:
         AlignerContextChatEngine,
     )
     from llama_index_aligner.events import AlignerCorrectionEndEvent, AlignerCorrectionStartEvent
+    from llama_index_aligner.llm import AlignerLLM
     from llama_index_aligner.options import aligner_options
     from llama_index_aligner.postprocessor import AlignerPostprocessor
     from llama_index_aligner.query_engine import AlignerQueryEngine
@@ -29,6 +30,7 @@ __all__ = [
     "AlignerContextChatEngine",
     "AlignerCorrectionEndEvent",
     "AlignerCorrectionStartEvent",
+    "AlignerLLM",
     "AlignerPostprocessor",
     "AlignerQueryEngine",
     "AlignerSynthesizer",
