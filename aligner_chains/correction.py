@@ -110,6 +110,9 @@ class Correction:
         parts: list[DiffPart] = []
         at_old = at_new = 0
         for i, j, size in matcher.get_matching_blocks():
+            at_an_end = i == j == 0 or (i + size == len(old) and j + size == len(new))
+            if not at_an_end and not any(word[0].isalnum() for word in old[i : i + size]):
+                continue  # a full stop between two changes is nothing that the texts have in common
             for before, after in zip(old[i : i + size], new[j : j + size], strict=True):
                 _add_change(parts, self.draft[at_old : before.start()], self.text[at_new : after.start()])
                 _add(parts, "equal", before[0])

@@ -37,6 +37,15 @@ def test_the_edit_ratio_counts_words():
     assert correction("one two", "three four").edit_ratio == 1
 
 
+def test_punctuation_between_two_changes_is_not_shared():
+    assert correction("Fine. Dr. Who proved it.", "Fine. I know no source. None.").diff() == [
+        ("equal", "Fine. "),
+        ("delete", "Dr. Who proved it"),
+        ("insert", "I know no source. None"),
+        ("equal", "."),
+    ]
+
+
 def test_a_diff_goes_word_by_word():
     assert correction("Paris, you idiot.", "Paris, my friend.").diff() == [
         ("equal", "Paris, "),

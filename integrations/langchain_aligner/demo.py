@@ -113,7 +113,7 @@ def main() -> None:
         console.print(_legend(coloured=console.color_system is not None))
         if not arguments.url:
             console.print(
-                "The embedded Aligner has 4 million parameters. It knows these kinds of faults, not facts: it cannot "
+                "The embedded Aligner has 5 million parameters. It knows these kinds of faults, not facts: it cannot "
                 "tell whether an answer is true. For production, serve one with billions: make demo URL=http://gpu:8080.",
                 style="dim",
             )
