@@ -216,4 +216,4 @@ else:
     unread = aligner.stream(QUERY, "The moon is far away. " * 30)
     next(unread)
 """
-    assert run(None, script) == "True\n" * 3
+    assert run(None, script).replace("\n", "") == "True" * 3  # parent and child write as they like
