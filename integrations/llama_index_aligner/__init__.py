@@ -8,6 +8,7 @@ query_engine = index.as_query_engine(response_synthesizer=AlignerSynthesizer(get
 from aligner_chains.errors import MissingDependencyError
 
 try:
+    from llama_index_aligner.agents import AlignerFunctionAgent, AlignerReActAgent
     from llama_index_aligner.chat_engines import (
         AlignerChatEngine,
         AlignerCondensePlusContextChatEngine,
@@ -30,9 +31,11 @@ __all__ = [
     "AlignerContextChatEngine",
     "AlignerCorrectionEndEvent",
     "AlignerCorrectionStartEvent",
+    "AlignerFunctionAgent",
     "AlignerLLM",
     "AlignerPostprocessor",
     "AlignerQueryEngine",
+    "AlignerReActAgent",
     "AlignerSynthesizer",
     "aligner_options",
 ]

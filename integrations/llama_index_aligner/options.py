@@ -34,8 +34,8 @@ class CorrectionArguments(TypedDict, total=False):
     keep_draft: bool
 
 
-class CorrectionOptions(BaseModel):
-    """An Aligner, and what is said for all its corrections.
+class UntimedOptions(BaseModel):
+    """An Aligner, and what is said for all its corrections, without their time.
 
     It is saved as the way in which the Aligner was made. A key is not saved: it is taken from the environment again.
     """
@@ -50,7 +50,6 @@ class CorrectionOptions(BaseModel):
         default=None,
         description="When no correction arrives: `raise` the error, pass the `draft` on, or `refuse` in a fixed text.",
     )
-    timeout: float | None = Field(default=None, description="Seconds for a whole correction, retries included.")
     max_new_tokens: int | None = Field(default=None, description="The most tokens that a correction may have.")
     keep_draft: bool = Field(default=False, description='Whether `metadata["aligner"]` holds the draft as well.')
 
@@ -70,14 +69,19 @@ class CorrectionOptions(BaseModel):
         # its place in silence.
         if self.aligner is not None and self.aligner.description is None:
             raise pickle.PicklingError(f"{self.aligner!r} was given a backend: only that knows how to make it again.")
-        return super(
-            CorrectionOptions, self.model_copy(update={"aligner": self._describe(self.aligner)})
-        ).__getstate__()
+        described = self.model_copy(update={"aligner": self._describe(self.aligner)})
+        return super(UntimedOptions, described).__getstate__()
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        super().__setstate__(
-            {**state, "__dict__": {**state["__dict__"], "aligner": self._revive(state["__dict__"]["aligner"])}}
-        )
+        # Here, since LlamaIndex makes do with raw values where an object cannot be made of them.
+        values = {**state["__dict__"], "aligner": self._revive(state["__dict__"]["aligner"])}
+        super().__setstate__({**state, "__dict__": values})
+
+
+class CorrectionOptions(UntimedOptions):
+    """An Aligner, and what is said for all its corrections."""
+
+    timeout: float | None = Field(default=None, description="Seconds for a whole correction, retries included.")
 
 
 @contextmanager
