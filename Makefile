@@ -25,7 +25,7 @@ lint: $(VENV)/.lint  ## Style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 check: lint test  ## What has to pass before a commit
 
