@@ -1,0 +1,192 @@
+"""Many queries at once: no answer meets another's question, and the event loop is never blocked."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hostile import Call, HostileServer, refuse, speak
+from llama_index.core import MockEmbedding, VectorStoreIndex
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.response_synthesizers import get_response_synthesizer
+from models import Model
+from rag import DRAFT, Upstream, found
+
+from aligner_chains import Aligner
+from llama_index_aligner import (
+    AlignerChatEngine,
+    AlignerFunctionAgent,
+    AlignerLLM,
+    AlignerPostprocessor,
+    AlignerQueryEngine,
+    AlignerSynthesizer,
+)
+
+
+def numbered(asked: str) -> str:
+    """A draft that tells which question it answers."""
+    number = re.findall(r"number (\d+)", asked)[-1]
+    return f"An answer to number {number}, you idiot."
+
+
+def an_index() -> VectorStoreIndex:
+    return VectorStoreIndex([node.node for node in found()], embed_model=MockEmbedding(embed_dim=1))
+
+
+def synthesizer(aligner: Aligner, **options: Any) -> AlignerSynthesizer:
+    inner = get_response_synthesizer(llm=Upstream(answer=numbered), **options)
+    return AlignerSynthesizer(inner, aligner=aligner, keep_draft=True)
+
+
+def rag(aligner: Aligner) -> Any:
+    return an_index().as_query_engine(Upstream(), response_synthesizer=synthesizer(aligner))
+
+
+def any_engine(aligner: Aligner) -> Any:
+    return AlignerQueryEngine(
+        an_index().as_query_engine(llm=Upstream(answer=numbered)), aligner=aligner, keep_draft=True
+    )
+
+
+ENGINES = pytest.mark.parametrize("make", [rag, any_engine])
+NUMBERS = range(1000, 1200)
+
+
+def check(number: int, response: Any) -> None:
+    assert str(response) == f"An answer to number {number}."
+    assert response.metadata["aligner"]["draft"] == f"An answer to number {number}, you idiot."
+
+
+def check_prompts(server: HostileServer) -> None:
+    pairs = [re.findall(r"number (\d+)", request.prompt) for request in server.generations]
+    assert sorted(pairs) == [[str(number)] * 2 for number in NUMBERS]
+
+
+@ENGINES
+async def test_no_answer_meets_anothers_question(
+    make: Callable[[Aligner], Any], aligner: Aligner, server: HostileServer
+) -> None:
+    engine = make(aligner)
+    responses = await asyncio.gather(*(engine.aquery(f"What is number {number}?") for number in NUMBERS))
+    for number, response in zip(NUMBERS, responses, strict=True):
+        check(number, response)
+    check_prompts(server)
+
+
+@ENGINES
+def test_no_answer_meets_anothers_question_in_threads(
+    make: Callable[[Aligner], Any], aligner: Aligner, server: HostileServer
+) -> None:
+    engine = make(aligner)
+    with ThreadPoolExecutor(50) as pool:
+        responses = list(pool.map(lambda number: engine.query(f"What is number {number}?"), NUMBERS))
+    for number, response in zip(NUMBERS, responses, strict=True):
+        check(number, response)
+    check_prompts(server)
+
+
+async def test_no_stream_meets_anothers_question(aligner: Aligner, server: HostileServer) -> None:
+    engine = an_index().as_query_engine(Upstream(), response_synthesizer=synthesizer(aligner, streaming=True))
+
+    async def ask(number: int) -> None:
+        response = await engine.aquery(f"What is number {number}?")
+        text = "".join([token async for token in response.async_response_gen()])
+        assert text == f"An answer to number {number}."
+
+    await asyncio.gather(*map(ask, NUMBERS))
+    check_prompts(server)
+
+
+class Gate:
+    """Keeps the server's answers back until so many requests wait for one, and somebody else has worked meanwhile."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._waiting = 0
+        self.is_full, self.is_open = threading.Event(), threading.Event()
+
+    async def behave(self, call: Call) -> None:
+        self._waiting += 1
+        if self._waiting == self._number:
+            self.is_full.set()
+        for _ in range(6000):
+            if self.is_open.is_set():
+                await speak()(call)
+                return
+            await asyncio.sleep(0.01)
+        await refuse(424, "generation", "nobody else could work")(call)
+
+    async def tick(self) -> None:
+        """Works in the loop of the requests, where it gets its turn only if nothing blocks."""
+        await asyncio.to_thread(self.is_full.wait)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        self.is_open.set()
+
+
+Ask = Callable[[Aligner], Callable[[], Awaitable[Any]]]
+
+
+def querying(aligner: Aligner) -> Callable[[], Awaitable[Any]]:
+    return lambda: rag(aligner).aquery("What is number 1?")
+
+
+def querying_any_engine(aligner: Aligner) -> Callable[[], Awaitable[Any]]:
+    return lambda: any_engine(aligner).aquery("What is number 1?")
+
+
+def postprocessing(aligner: Aligner) -> Callable[[], Awaitable[Any]]:
+    return lambda: AlignerPostprocessor(aligner=aligner).apostprocess_nodes(found(DRAFT), query_str="Who?")
+
+
+def asking_a_model(aligner: Aligner) -> Callable[[], Awaitable[Any]]:
+    return lambda: AlignerLLM(llm=Model(), aligner=aligner).achat([ChatMessage("Who?")])
+
+
+def streaming_from_a_model(aligner: Aligner) -> Callable[[], Awaitable[Any]]:
+    async def ask() -> list[Any]:
+        stream = await AlignerLLM(llm=Model(), aligner=aligner).astream_chat([ChatMessage("Who?")])
+        return [response async for response in stream]
+
+    return ask
+
+
+def chatting(aligner: Aligner) -> Callable[[], Awaitable[Any]]:
+    engine = SimpleChatEngine.from_defaults(llm=Upstream(), memory=ChatMemoryBuffer.from_defaults())
+    return lambda: AlignerChatEngine(engine, aligner=aligner).achat("Who?")
+
+
+def running_an_agent(aligner: Aligner) -> Callable[[], Awaitable[Any]]:
+    async def ask() -> Any:
+        return await AlignerFunctionAgent(llm=Model(), aligner=aligner).run(user_msg="Who?")
+
+    return ask
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        querying,
+        querying_any_engine,
+        postprocessing,
+        asking_a_model,
+        streaming_from_a_model,
+        chatting,
+        running_an_agent,
+    ],
+)
+async def test_the_loop_goes_on_beside_fifty(make: Ask, hostile: Callable[..., HostileServer]) -> None:
+    gate = Gate(50)
+    server = hostile(for_ever=gate.behave)
+    async with Aligner.from_tgi(server.url) as aligner:
+        ask = make(aligner)
+        await asyncio.gather(gate.tick(), *(ask() for _ in range(50)))
+    assert len(server.generations) == 50
