@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from llama_index.core.agent.react.types import ResponseReasoningStep
 from llama_index.core.agent.workflow import AgentContext, AgentOutput, AgentStream, FunctionAgent, ReActAgent
@@ -27,6 +27,10 @@ class _CorrectingAgent(UntimedOptions):
     correction_timeout: float | None = Field(
         default=None, description="Seconds for a whole correction; `timeout` is that of the agent's run."
     )
+
+    if TYPE_CHECKING:
+        # Type checkers do not see that the agent's own constructor takes all fields.
+        def __init__(self, **fields: Any) -> None: ...
 
     async def take_step(
         self, ctx: AgentContext, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
