@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
@@ -39,6 +40,10 @@ class AlignerPostprocessor(CorrectionOptions, BaseNodePostprocessor):
     def class_name(cls) -> str:
         """The name in serialised form."""
         return "AlignerPostprocessor"
+
+    def __getstate__(self) -> dict[Any, Any]:
+        pickle.dumps(self.metadata_filter)  # LlamaIndex would leave it out, and all nodes would be corrected
+        return super().__getstate__()
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
