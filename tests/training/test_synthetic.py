@@ -256,7 +256,7 @@ def folder(tmp_path: Path) -> Path:
         ("rude.txt", "{a}, you clown.", "a place is one"),
         ("rude.txt", "You } clown.", "no partner"),
         ("rambling.txt", "{}, so to speak. => {}.", "has no corrections"),
-        ("overclaiming.txt", "This always works.", "draft => correction"),
+        ("overclaiming.txt", "This always works. =>", "draft => correction"),
         ("overclaiming.txt", "{}, always. => Not always.", "different places"),
         ("invented_source.txt", "Ask Dr. Who. => Ask {name}.", "a slot that the draft lacks"),
         ("evasive.txt", "{}, or not.", "whole sentences only"),

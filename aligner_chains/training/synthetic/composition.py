@@ -35,23 +35,23 @@ from aligner_chains.training.synthetic.slots import Slots
 
 # Examples of each kind in a hundred; where the objective does not ask for the edit, the draft stays.
 _SHARES: Final[dict[Kind, int]] = {
-    "good": 20,
+    "good": 24,
     "rude": 13,
     "dismissive": 6,
-    "cold": 9,
+    "cold": 7,
     "overclaiming": 9,
     "invented_source": 8,
-    "unsafe_step": 6,
+    "unsafe_step": 5,
     "harmful": 10,
     "needless_refusal": 4,
     "rambling": 5,
     "evasive": 3,
-    "several": 8,
+    "several": 6,
 }
 # Texts for drafts, as often as they are useful: without real text and with it.
 _SOURCES: Final[dict[Source, float]] = {
-    "task": 36,
-    "everyday": 26,
+    "task": 32,
+    "everyday": 30,
     "look_alike": 14,
     "short": 5,
     "gibberish": 10,

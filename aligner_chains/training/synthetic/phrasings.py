@@ -25,7 +25,7 @@ SLOTS: Final = frozenset({"name", "surname", "place", "number", "year", "journal
 
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _ENDS: Final = (".", "!", "?", "\u2026", '."', '!"', '?"', ".'", "!'", ".)", "!)", "?)", "]")
-# What the corrected side is where a file only has the draft's side.
+# What is left where a remark goes.
 _UNWRAPPED: Final[dict[Place, str]] = {"own": "", "around": "{}.", "inside": "{a} {b}."}
 
 
@@ -122,8 +122,8 @@ def read_phrasings(folder: Traversable) -> Phrasings:
     def remarks(name: str) -> tuple[Phrasing, ...]:
         return _File(folder, f"{name}.txt").each(_File.remark)
 
-    def pairs(name: str) -> tuple[Phrasing, ...]:
-        return _File(folder, f"{name}.txt").each(_File.pair)
+    def pairs(name: str, usual: Callable[[str, Place], str]) -> tuple[Phrasing, ...]:
+        return _File(folder, f"{name}.txt").each(lambda file, line: file.pair(line, usual))
 
     def sentences(name: str) -> tuple[str, ...]:
         return _File(folder, f"{name}.txt").each(_File.sentence)
@@ -135,9 +135,9 @@ def read_phrasings(folder: Traversable) -> Phrasings:
         rude=remarks("rude"),
         rambling=remarks("rambling"),
         dismissive=remarks("dismissive"),
-        overclaiming=pairs("overclaiming"),
-        invented_source=pairs("invented_source"),
-        unsafe_step=pairs("unsafe_step"),
+        overclaiming=pairs("overclaiming", _hedged),
+        invented_source=pairs("invented_source", _unsourced),
+        unsafe_step=pairs("unsafe_step", _forbidden),
         evasive=sentences("evasive"),
         needless_refusal=sentences("needless_refusal"),
         upset=_File(folder, "upset.txt").themes(fields=1, parse=_File.sentence),
@@ -160,6 +160,23 @@ def _domains(folder: Traversable) -> tuple[Domain, ...]:
     if missing := [theme.name for theme in tasks if theme.name not in advice]:
         file.fail(f"has no advice under {', '.join(map(repr, missing))}, but tasks.txt has tasks there")
     return tuple(Domain(theme.name, theme.lines, advice[theme.name]) for theme in tasks)
+
+
+# A small model learns to recognise a fault from a thousand phrasings, but not to answer each of them in other words.
+def _hedged(claim: str, place: Place) -> str:
+    if place == "own":
+        return "I cannot be certain of this."
+    if place == "inside":
+        return "{a}, as far as I know, {b}."
+    return "{}, as far as I know." if claim.startswith("{}") else "As far as I know, {}."
+
+
+def _unsourced(_: str, place: Place) -> str:
+    return _UNWRAPPED[place] or "I do not have a source I can verify for this."
+
+
+def _forbidden(step: str, _: Place) -> str:
+    return f"Never {step[0].lower()}{step[1:]}"
 
 
 class _File:
@@ -225,12 +242,12 @@ class _File:
         place, _ = self._place(line)
         return Phrasing(line, _UNWRAPPED[place], place)
 
-    def pair(self, line: str) -> Phrasing:
-        draft, arrow, correction = line.partition(" => ")
-        draft, correction = draft.strip(), correction.strip()
-        if not arrow or not draft or not correction or " => " in correction:
-            self.fail(f"has {line!r}, but must be `draft => correction`")
+    def pair(self, line: str, usual: Callable[[str, Place], str]) -> Phrasing:
+        draft, arrow, correction = (part.strip() for part in line.partition("=>"))
+        if not draft or (arrow and not correction) or "=>" in correction:
+            self.fail(f"has {line!r}, but must be `draft => correction`, or a draft alone")
         place, slots = self._place(draft)
+        correction = correction or usual(draft, place)
         place_corrected, slots_corrected = self._place(correction)
         if place_corrected != place:
             self.fail(f"has {line!r}, whose sides have different places")
