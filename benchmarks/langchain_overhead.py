@@ -3,8 +3,9 @@
     python benchmarks/langchain_overhead.py
 
 Every figure is the median of rounds in which the compared things take turns. The chains have a model that answers at
-once, so that all there is to measure is LangChain's own work. The server with the embedded Aligner runs in a process of
-its own; its guard, which holds a stream back until it is whole, is off.
+once, so that all there is to measure is LangChain's own work, and one that takes 5 milliseconds, which no real one does.
+A handler that does nothing shows what LangChain itself takes for having one. The server with the embedded Aligner runs in
+a process of its own; its guard, which holds a stream back until it is whole, is off; the draft is there at once.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import aiohttp
-from langchain_core.language_models import FakeListChatModel
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models import FakeListChatModel, FakeMessagesListChatModel
+from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_core.runnables import Runnable, RunnableLambda, RunnableParallel
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +33,7 @@ from aligner_chains import Aligner, Guard
 from aligner_chains.prompts import PROMPT_FORMATS
 from aligner_chains.testing import serve_embedded
 from langchain_aligner import AlignedChatModel, AlignerRunnable
-from langchain_aligner.recorder import RECORDER_IN_CONTEXT
+from langchain_aligner.recorder import RECORDER, RECORDER_IN_CONTEXT
 
 ROUNDS = 21
 CHAINS_A_ROUND = 200
@@ -43,81 +46,90 @@ BODY = {
     "inputs": PROMPT_FORMATS["aligner-7b"].render(QUERY, DRAFT),
     "parameters": {"do_sample": False, "details": True, "max_new_tokens": 128, "return_full_text": False},
 }
-BARE = "import langchain_core.runnables, langchain_core.language_models"
+# By themselves these modules import nothing before somebody asks for one of their classes.
+BARE = "from langchain_core.runnables import Runnable; from langchain_core.language_models import BaseChatModel"
 
 
 def main() -> None:
     """Measures and prints the tables."""
-    show("Chains without an Aligner, microseconds each", "bare", "with the recorder", chains(), unit=1e6)
-    show("Import, milliseconds", "langchain_core", "and langchain_aligner", imports(), unit=1e3)
-    show("First token of an answer, milliseconds", "the server's own stream", "corrected", first_tokens(), unit=1e3)
+    handlers = ("bare", "a handler that does nothing", "the recorder")
+    show("Chains without an Aligner, microseconds each", handlers, chains(), unit=1e6)
+    show("Import, milliseconds", ("langchain_core", "and langchain_aligner"), imports(), unit=1e3)
+    columns = ("the server's own stream", "corrected")
+    show("First token of an answer, milliseconds", columns, first_tokens(), unit=1e3)
 
 
-def show(title: str, base: str, ours: str, figures: dict[str, list[tuple[float, float]]], *, unit: float) -> None:
-    """Prints pairs of seconds, by name, as medians and the median of their ratios."""
-    table = Table("", base, ours, "ratio", title=title)
-    for name, pairs in figures.items():
-        medians = [f"{statistics.median(column) * unit:,.1f}" for column in zip(*pairs, strict=True)]
-        table.add_row(name, *medians, f"{statistics.median(b / a for a, b in pairs):.3f}")
+def show(title: str, columns: tuple[str, ...], figures: dict[str, list[tuple[float, ...]]], *, unit: float) -> None:
+    """Prints rounds of seconds, by name, as medians and the median of the ratios of the last to the first."""
+    table = Table("", *columns, "ratio", title=title)
+    for name, rounds in figures.items():
+        medians = [f"{statistics.median(column) * unit:,.1f}" for column in zip(*rounds, strict=True)]
+        table.add_row(name, *medians, f"{statistics.median(each[-1] / each[0] for each in rounds):.3f}")
     Console().print(table)
 
 
-def chains() -> dict[str, list[tuple[float, float]]]:
-    """Seconds that chains take without the recorder and with it."""
-    chain = ChatPromptTemplate.from_template("{question}") | FakeListChatModel(responses=[DRAFT]) | StrOutputParser()
+class Nothing(BaseCallbackHandler):
+    """What any handler costs that follows the same runs."""
+
+    run_inline = True
+    ignore_agent = ignore_retriever = ignore_custom_event = True
+
+    def on_chat_model_start(self, *_: object, **__: object) -> None:
+        """Does nothing; what this class has by default asks for `on_llm_start` instead."""
+
+
+def chains() -> dict[str, list[tuple[float, ...]]]:
+    """Seconds that chains take without a handler, with one that does nothing, and with the recorder."""
+    chain = chain_of(FakeListChatModel(responses=[DRAFT]))
+    slower = chain_of(FakeListChatModel(responses=[DRAFT], sleep=0.005))
     several = RunnableParallel(one=chain, two=chain) | RunnableLambda(lambda both: both["one"])
     question = {"question": QUERY}
 
+    def often(run: Callable[[], object]) -> Callable[[], object]:
+        return lambda: [run() for _ in range(CHAINS_A_ROUND)]
+
     async def ainvoke() -> None:
-        await chain.ainvoke(question)
+        for _ in range(CHAINS_A_ROUND):
+            await chain.ainvoke(question)
 
     async def astream() -> None:
-        async for _ in chain.astream(question):
-            pass
+        for _ in range(CHAINS_A_ROUND):
+            async for _ in chain.astream(question):
+                pass
 
-    runs: dict[str, Callable[[], object]] = {
-        "prompt | llm | parser, invoke": lambda: chain.invoke(question),
-        "prompt | llm | parser, stream (106 tokens)": lambda: list(chain.stream(question)),
-        "two of them in parallel, invoke": lambda: several.invoke(question),
+    rounds: dict[str, Callable[[], object]] = {
+        "prompt | llm | parser, invoke": often(lambda: chain.invoke(question)),
+        "the same, ainvoke": lambda: asyncio.run(ainvoke()),
+        "the same, stream (106 tokens)": often(lambda: list(chain.stream(question))),
+        "the same, astream (106 tokens)": lambda: asyncio.run(astream()),
+        "two of them in parallel, invoke": often(lambda: several.invoke(question)),
+        "a model of 5 milliseconds, invoke": often(lambda: slower.invoke(question)),
     }
-    figures = {name: [(timed(run, on=False), timed(run, on=True)) for _ in range(ROUNDS)] for name, run in runs.items()}
-    for name, work in (("prompt | llm | parser, ainvoke", ainvoke), ("prompt | llm | parser, astream", astream)):
-
-        async def many(work: Callable[[], object] = work) -> None:
-            for _ in range(CHAINS_A_ROUND):
-                await work()  # type: ignore[misc]
-
-        figures[name] = [(atimed(many, on=False), atimed(many, on=True)) for _ in range(ROUNDS)]
-    return figures
+    handlers = (None, Nothing(), RECORDER)
+    return {
+        name: [tuple(timed(run, handler) for handler in handlers) for _ in range(ROUNDS)]
+        for name, run in rounds.items()
+    }
 
 
-def timed(run: Callable[[], object], *, on: bool) -> float:
-    """Seconds for one run of many, with the recorder on or off."""
-    token = None if on else RECORDER_IN_CONTEXT.set(None)
+def chain_of(llm: FakeListChatModel) -> Runnable[dict[str, str], str]:
+    """The chain that everybody has."""
+    return ChatPromptTemplate.from_template("{question}") | llm | StrOutputParser()
+
+
+def timed(run: Callable[[], object], handler: BaseCallbackHandler | None) -> float:
+    """Seconds for one chain of a round, with this in the place of the recorder."""
+    token = RECORDER_IN_CONTEXT.set(handler)  # type: ignore[arg-type]
+    start = time.perf_counter()
     run()
-    start = time.perf_counter()
-    for _ in range(CHAINS_A_ROUND):
-        run()
     seconds = time.perf_counter() - start
-    if token is not None:
-        RECORDER_IN_CONTEXT.reset(token)
+    RECORDER_IN_CONTEXT.reset(token)
     return seconds / CHAINS_A_ROUND
 
 
-def atimed(many: Callable[[], object], *, on: bool) -> float:
-    """Seconds for one of many asynchronous runs, with the recorder on or off."""
-    token = None if on else RECORDER_IN_CONTEXT.set(None)
-    start = time.perf_counter()
-    asyncio.run(many())  # type: ignore[arg-type]
-    seconds = time.perf_counter() - start
-    if token is not None:
-        RECORDER_IN_CONTEXT.reset(token)
-    return seconds / CHAINS_A_ROUND
-
-
-def imports() -> dict[str, list[tuple[float, float]]]:
+def imports() -> dict[str, list[tuple[float, ...]]]:
     """Seconds that a new interpreter takes to import LangChain's core without us and with us."""
-    programs = (BARE, f"{BARE}, langchain_aligner")
+    programs = (BARE, f"{BARE}; import langchain_aligner")
     return {"import": [(started(programs[0]), started(programs[1])) for _ in range(IMPORTS)]}
 
 
@@ -127,7 +139,7 @@ def started(program: str) -> float:
     return float(subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True).stdout)
 
 
-def first_tokens() -> dict[str, list[tuple[float, float]]]:
+def first_tokens() -> dict[str, list[tuple[float, ...]]]:
     """Seconds to the first token of the server's own stream and of a corrected one, the draft being there."""
     ours, theirs = multiprocessing.Pipe()
     server = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,))
@@ -139,9 +151,9 @@ def first_tokens() -> dict[str, list[tuple[float, float]]]:
         server.join()
 
 
-async def measure_first_tokens(url: str) -> dict[str, list[tuple[float, float]]]:
+async def measure_first_tokens(url: str) -> dict[str, list[tuple[float, ...]]]:
     """Asks the server in turns."""
-    figures: dict[str, list[tuple[float, float]]] = {}
+    figures: dict[str, list[tuple[float, ...]]] = {}
     async with aiohttp.ClientSession() as session, Aligner.from_tgi(url, guard=Guard()) as aligner:
 
         async def raw() -> float:
@@ -151,8 +163,9 @@ async def measure_first_tokens(url: str) -> dict[str, list[tuple[float, float]]]
                     pass
                 return time.perf_counter() - start
 
-        chain = FakeListChatModel(responses=[DRAFT]) | AlignerRunnable(aligner=aligner)
-        model = AlignedChatModel(llm=FakeListChatModel(responses=[DRAFT]), aligner=aligner)
+        llm = FakeMessagesListChatModel(responses=[AIMessage(DRAFT)])  # in one piece
+        chain = llm | AlignerRunnable(aligner=aligner)
+        model = AlignedChatModel(llm=llm, aligner=aligner)
         for name, runnable in (("llm | AlignerRunnable", chain), ("AlignedChatModel", model)):
 
             async def corrected(runnable: AlignerRunnable = runnable) -> float:
