@@ -3,9 +3,9 @@
     python benchmarks/langchain_overhead.py
 
 Every figure is the median of rounds in which the compared things take turns. The chains have a model that answers at
-once, so that all there is to measure is LangChain's own work, and one that takes 5 milliseconds, which no real one does.
-A handler that does nothing shows what LangChain itself takes for having one. The server with the embedded Aligner runs in
-a process of its own; its guard, which holds a stream back until it is whole, is off; the draft is there at once.
+once, so that all there is to measure is LangChain's own work, and one that takes 5 milliseconds, where real ones take
+more. A handler that does nothing shows what LangChain itself takes for having one. The server with the embedded Aligner
+runs in a process of its own; its guard, which holds a stream back until it is whole, is off.
 """
 
 from __future__ import annotations
