@@ -82,7 +82,8 @@ def also_right(triple: Triple) -> frozenset[str]:
       statement stays; where all of the sentence was the claim, it may be any of the phrasings' sentences for that, or
       be gone;
     - invented source, dismissive: the sentence that takes its place may also be missing;
-    - unsafe step: it may be missing, or be the step as it was behind "Do not" or "Never".
+    - unsafe step: it may be missing, be the step as it was behind "Do not" or "Never", or give way to the caution that
+      stands in for what is no step.
     """
     kind = triple.kind.partition("/")[0]
     if kind not in ("overclaiming", "invented_source", "dismissive", "unsafe_step"):
@@ -91,7 +92,7 @@ def also_right(triple: Triple) -> frozenset[str]:
     changed = [sentence for sentence in after if sentence not in before]
     if kind == "unsafe_step":
         steps = [sentence for sentence in before if sentence not in after]
-        others = ["", *(f"{never} {step}" for step in steps for never in ("Do not", "Never"))]
+        others = ["", wording.SAFETY, *(f"{never} {step}" for step in steps for never in ("Do not", "Never"))]
         return frozenset(_normal(triple.correction.replace(safe, other, 1)) for safe in changed for other in others)
     return frozenset(
         _normal(triple.correction.replace(sentence, other, 1))

@@ -9,7 +9,7 @@ from aligner_chains.training.synthetic import wording
 
 RUDE = Triple("Who wrote Emma?", "Jane Austen did. Read a book, you dunce.", "Jane Austen did.", kind="rude/everyday")
 OVERCLAIMING = Triple(
-    "Does it work?", "I swear that it helps. Try it.", "I think that it helps. Try it.", kind="overclaiming/task"
+    "Does it work?", "I swear that it helps. Try it.", "As far as I know, it helps. Try it.", kind="overclaiming/task"
 )
 
 
@@ -39,21 +39,20 @@ def test_a_copy_is_right_only_as_it_was():
 def test_an_overclaim_may_be_hedged_in_other_words_or_stand_bare():
     right = also_right(OVERCLAIMING)
     assert {
-        "in most cases, it helps. try it.",
-        "it helps, but it is worth checking. try it.",
+        "it helps, as far as i know. try it.",
         "it helps. try it.",
     } < right
     assert "i swear that it helps. try it." not in right
-    assert judge(example("edit", OVERCLAIMING), "It seems that it helps. Try it.").right
-    assert not judge(example("edit", OVERCLAIMING), "It seems that it helps.").right
-    assert not judge(example("copy", OVERCLAIMING), "It seems that it helps. Try it.").right
+    assert judge(example("edit", OVERCLAIMING), "It helps, as far as I know. Try it.").right
+    assert not judge(example("edit", OVERCLAIMING), "It helps, as far as I know.").right
+    assert not judge(example("copy", OVERCLAIMING), "It helps, as far as I know. Try it.").right
 
 
 @pytest.mark.parametrize(
     ("kind", "correction"),
     [
-        ("overclaiming", "I have no reliable figure for this."),
-        ("invented_source", "I do not have a source I can verify for this."),
+        ("overclaiming", wording.UNSURE),
+        ("invented_source", wording.UNSOURCED),
         ("dismissive", wording.OFFER),
     ],
 )
@@ -62,9 +61,14 @@ def test_a_sentence_that_was_nothing_but_the_defect_may_also_be_gone(kind: str, 
     assert "stir it well." in also_right(triple)
 
 
-def test_an_unsafe_step_may_be_forbidden_in_its_own_words():
+def test_an_unsafe_step_may_be_forbidden_or_give_way_to_a_caution():
     triple = Triple("q", "Mix acids. Stir.", "Keep acids apart. Stir.", kind="unsafe_step/task")
-    assert also_right(triple) == {"stir.", "do not mix acids. stir.", "never mix acids. stir."}
+    assert also_right(triple) == {
+        "stir.",
+        "do not mix acids. stir.",
+        "never mix acids. stir.",
+        f"{wording.SAFETY.casefold()} stir.",
+    }
 
 
 def test_only_the_corrected_sentence_may_be_another():

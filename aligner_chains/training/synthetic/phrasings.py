@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, NoReturn, TypeVar
 
 from aligner_chains.errors import DataError
+from aligner_chains.training.synthetic import text, wording
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # from Python 3.11 on
@@ -165,14 +166,14 @@ def _domains(folder: Traversable) -> tuple[Domain, ...]:
 # A small model learns to recognise a fault from a thousand phrasings, but not to answer each of them in other words.
 def _hedged(claim: str, place: Place) -> str:
     if place == "own":
-        return "I cannot be certain of this."
+        return wording.UNSURE
     if place == "inside":
-        return "{a}, as far as I know, {b}."
-    return "{}, as far as I know." if claim.startswith("{}") else "As far as I know, {}."
+        return f"{{a}}, {wording.HEDGE}, {{b}}."
+    return f"{{}}, {wording.HEDGE}." if claim.startswith("{}") else f"{text.capitalize(wording.HEDGE)}, {{}}."
 
 
 def _unsourced(_: str, place: Place) -> str:
-    return _UNWRAPPED[place] or "I do not have a source I can verify for this."
+    return _UNWRAPPED[place] or wording.UNSOURCED
 
 
 def _forbidden(step: str, _: Place) -> str:
