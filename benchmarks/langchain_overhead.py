@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 import aiohttp
 from langchain_core.callbacks import BaseCallbackHandler
@@ -34,6 +35,7 @@ from aligner_chains.prompts import PROMPT_FORMATS
 from aligner_chains.testing import serve_embedded
 from langchain_aligner import AlignedChatModel, AlignerRunnable
 from langchain_aligner.recorder import RECORDER, RECORDER_IN_CONTEXT
+from langchain_aligner.streams import closing_stream
 
 ROUNDS = 21
 CHAINS_A_ROUND = 200
@@ -168,13 +170,11 @@ async def measure_first_tokens(url: str) -> dict[str, list[tuple[float, ...]]]:
         model = AlignedChatModel(llm=llm, aligner=aligner)
         for name, runnable in (("llm | AlignerRunnable", chain), ("AlignedChatModel", model)):
 
-            async def corrected(runnable: AlignerRunnable = runnable) -> float:
+            async def corrected(runnable: Runnable[str, Any] = runnable) -> float:
                 start = time.perf_counter()
-                stream = runnable.astream(QUERY)
-                await anext(stream)
-                seconds = time.perf_counter() - start
-                await stream.aclose()
-                return seconds
+                async with closing_stream(runnable.astream(QUERY)) as stream:
+                    await anext(stream)
+                    return time.perf_counter() - start
 
             await raw(), await corrected()
             figures[name] = [(await raw(), await corrected()) for _ in range(STREAMS)]
