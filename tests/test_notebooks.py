@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def kinds_of_output(notebook: Any) -> dict[str, set[str]]:
 
 
 def test_it_runs_and_shows_what_it_keeps(notebook: Any, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "notebooks" / "documents", tmp_path / "documents")
     executed = copy.deepcopy(notebook)
     NotebookClient(executed, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert_clean(executed)
