@@ -24,6 +24,8 @@ def server(embedded_backend: LocalBackend) -> Iterator[str]:
         yield url
 
 
+# LlamaIndex asks pydantic for what is deprecated whenever it makes an agent.
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
 @pytest.mark.parametrize("example", EXAMPLES, ids=NAMES)
 def test_code_in_the_documentation_runs(example: CodeExample, eval_example: EvalExample, server: str):
     # The documentation's GPU servers are played by the embedded one.
