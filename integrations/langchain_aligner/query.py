@@ -54,8 +54,8 @@ class ModelCall:
 def call_behind(levels: Sequence[Sequence[ModelCall]], *, text: str, message_id: str | None) -> ModelCall | None:
     """The call whose answer is the draft; `None` if there was none.
 
-    The message's id decides; without one, the text: an answer that is the draft, or from which the draft is made. If
-    no text fits, the calls of the nearest run count.
+    The message's id decides; without one, or where several calls have answered with it, the text: an answer that is the
+    draft, or from which the draft is made. If no text fits, the calls of the nearest run count.
 
     Args:
         levels: The calls of the run that the draft is corrected in, of the run around it, and so on, oldest first.
@@ -65,11 +65,12 @@ def call_behind(levels: Sequence[Sequence[ModelCall]], *, text: str, message_id:
     Raises:
         QueryNotFoundError: Several calls with different questions may have made the draft.
     """
-    if message_id is not None:
-        by_id = [call for level in levels for call in level if call.answered_with(message_id)]
-        if by_id:
-            return by_id[-1]
     draft = text.strip()
+    if message_id is not None:
+        # Not every server's ids are unique.
+        by_id = [[call for call in level if call.answered_with(message_id)] for level in levels]
+        if any(by_id):
+            levels = by_id
     for level in levels:
         for test in (lambda answer: answer == draft, lambda answer: _overlap(answer, draft)):
             if matches := [call for call in level if call.answered(test)]:

@@ -159,6 +159,26 @@ def test_a_message_tells_which_of_two_calls_made_it(aligner: Aligner, server: Ho
     assert questions(server) == [f"{QUESTION} (0)"]
 
 
+def test_servers_that_give_the_same_id_twice(aligner: Aligner, server: HostileServer) -> None:
+    def ask_both(question: str) -> list[AIMessage]:
+        drafts = [AIMessage(f"{number}, you idiot.", id="chatcmpl-1") for number in range(2)]
+        return [Upstream(turns=(draft,)).invoke(f"{question} ({draft.text[0]})") for draft in drafts]
+
+    (RunnableLambda(ask_both) | AlignerRunnable(aligner=aligner).map()).invoke(QUESTION)
+    assert sorted(questions(server)) == [f"{QUESTION} (0)", f"{QUESTION} (1)"]
+
+
+def test_the_nearer_of_two_calls_with_the_same_id(aligner: Aligner, server: HostileServer) -> None:
+    model = Upstream(turns=(AIMessage(DRAFT, id="chatcmpl-1"),))
+
+    def ask_twice(question: str) -> AIMessage:
+        model.invoke("Who are you?")
+        return (model | AlignerRunnable(aligner=aligner)).invoke(question)
+
+    RunnableLambda(ask_twice).invoke(QUESTION)
+    assert questions(server) == [QUESTION]
+
+
 def test_map_keeps_questions_and_drafts_together(aligner: Aligner, server: HostileServer) -> None:
     chain = Upstream().map() | AlignerRunnable(aligner=aligner).map()
     asked = [f"What is {number} times two?" for number in range(20)]
