@@ -11,41 +11,68 @@ depend on it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackManager
-from langchain_core.runnables import Runnable
+from langchain_core.language_models import BaseLanguageModel
+from langchain_core.runnables import Runnable, RunnableLambda
 
 from langchain_aligner.streams import NOT_STREAMED
 
 # Tells our tag from one that a user has set.
 _DRAFT = "aligner:draft"
+_STEP = "seq:step:"
 _MOST_FRAMES = 12
+_DEEPEST = 12
 
 
-def mark_drafts() -> tuple[bool, list[str] | None]:
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """A chain with an Aligner in it.
+
+    Attributes:
+        last: The number of its last step that corrects; what the steps before it write is a draft.
+        tags: What its steps are tagged with.
+    """
+
+    last: int
+    tags: list[str]
+
+    def end(self) -> None:
+        """Lets the steps from now on stream."""
+        self.tags[:] = [tag for tag in self.tags if tag not in (NOT_STREAMED, _DRAFT)]
+
+
+def step_in(tags: Sequence[str]) -> int:
+    """The number of the step that a run is of the chain around it, which LangChain has in its tags; 0 if it is none."""
+    return next((int(tag.removeprefix(_STEP)) for tag in tags if tag.startswith(_STEP)), 0)
+
+
+def mark_drafts(*, corrected_again: bool) -> Drafting | None:
     """Keeps the runs under one that is starting in a LangGraph node from being streamed, if they write a draft.
 
+    Args:
+        corrected_again: Whether what this run gives is a draft itself.
+
     Returns:
-        Whether the run is an Aligner's; and, if it is that of a chain with an Aligner, the tags that its steps get.
+        If the run is that of a chain with an Aligner, what to end once its last correction is there.
     """
     manager, runnable = _who_starts()
     if manager is None or runnable is None:
-        return False, None
+        return None
     if _is_aligner(runnable):
-        if _DRAFT in manager.inheritable_tags:
+        if _DRAFT in manager.inheritable_tags and not corrected_again:
             manager.remove_tags([NOT_STREAMED, _DRAFT])
-        return True, None
-    if any(map(_is_aligner, getattr(runnable, "steps", ()))):  # LangGraph has a sequence of its own
-        manager.add_tags([NOT_STREAMED, _DRAFT])
-        return False, manager.inheritable_tags
-    return False, None
-
-
-def unmark(tags: list[str]) -> None:
-    """Lets the steps behind an Aligner stream again."""
-    tags[:] = [tag for tag in tags if tag not in (NOT_STREAMED, _DRAFT)]
+        return None
+    steps = getattr(runnable, "steps", ())  # LangGraph has a sequence of its own
+    last = max((number for number, step in enumerate(steps, 1) if _corrects(step)), default=0)
+    if last <= 1:
+        return None
+    manager.add_tags([NOT_STREAMED, _DRAFT])
+    return Drafting(last, manager.inheritable_tags)
 
 
 def _who_starts() -> tuple[BaseCallbackManager | None, Runnable[Any, Any] | None]:
@@ -63,10 +90,22 @@ def _who_starts() -> tuple[BaseCallbackManager | None, Runnable[Any, Any] | None
     return manager, None
 
 
-def _is_aligner(step: object) -> bool:
-    # Bindings (`bind`, `with_config`, `with_retry`) and fallbacks stand in front of it.
-    while step is not None:
-        if getattr(type(step), "corrects_drafts", False):
-            return True
-        step = getattr(step, "bound", None) or getattr(step, "runnable", None)
-    return False
+def _is_aligner(runnable: object) -> bool:
+    return getattr(type(runnable), "corrects_drafts", False)
+
+
+def _corrects(step: object, depth: int = 0) -> bool:
+    """Whether there is an Aligner in a step: in a chain, a branch or a function, or behind a binding or a fallback."""
+    if _is_aligner(step):
+        return True
+    inside: Iterable[object] = ()
+    if isinstance(step, RunnableLambda):
+        inside = step.deps
+    elif isinstance(step, Runnable) and not isinstance(step, BaseLanguageModel):
+        inside = vars(step).values()
+    elif isinstance(step, dict):
+        inside = step.values()
+    elif isinstance(step, list | tuple):
+        inside = step
+    # A function may know itself.
+    return depth < _DEEPEST and any(_corrects(each, depth + 1) for each in inside)

@@ -21,7 +21,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
-from langchain_aligner.drafting import mark_drafts, unmark
+from langchain_aligner.drafting import Drafting, mark_drafts, step_in
 from langchain_aligner.query import ModelCall
 
 #: The `_llm_type` of the Aligner's own calls, which are no drafts.
@@ -43,7 +43,8 @@ class _Run:
     parent: UUID | None
     calls: list[ModelCall] = field(default_factory=list)
     variables: Mapping[str, Any] | None = None
-    tags_of_steps: list[str] | None = None
+    step: int = 0
+    drafting: Drafting | None = None
 
     def add(self, calls: list[ModelCall]) -> None:
         self.calls += calls
@@ -126,6 +127,7 @@ class QueryRecorder(BaseCallbackHandler):
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
         run_type: str | None = None,
         **_: Any,
@@ -138,20 +140,22 @@ class QueryRecorder(BaseCallbackHandler):
                         parent.variables = inputs
             return
         run = _Run(parent_run_id)
-        is_aligner = False
         if metadata and "langgraph_node" in metadata:
-            is_aligner, run.tags_of_steps = mark_drafts()
+            run.step = step_in(tags or ())
+            run.drafting = mark_drafts(corrected_again=self._is_corrected_again(run))
         with self._lock:
-            if is_aligner:
-                self._unmark_steps_behind(run)
             _put(self._runs, run_id, run, _MAX_RUNS)
 
     def on_chain_end(self, outputs: dict[str, Any], *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         """A run ends; what it saw moves up."""
         with self._lock:
             run = self._runs.pop(run_id, None)
-            if run is not None and run.calls:
+            if run is None:
+                return
+            if run.calls:
                 self._hand_over(run.calls, run.parent)
+            if run.step:
+                self._end_drafting(run)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         """A run fails; what it saw led nowhere."""
@@ -212,12 +216,19 @@ class QueryRecorder(BaseCallbackHandler):
             if parent is not None:
                 parent.add([call])
 
-    def _unmark_steps_behind(self, aligner: _Run) -> None:
-        run = self._run(aligner.parent)
-        while run is not None and run.tags_of_steps is None:
-            run = self._run(run.parent)
-        if run is not None and run.tags_of_steps is not None:
-            unmark(run.tags_of_steps)
+    def _end_drafting(self, run: _Run) -> None:
+        chain = self._run(run.parent)
+        if chain is None or chain.drafting is None or run.step != chain.drafting.last:
+            return
+        if not self._is_corrected_again(chain):
+            chain.drafting.end()
+
+    def _is_corrected_again(self, run: _Run) -> bool:
+        while (chain := self._run(run.parent)) is not None:
+            if chain.drafting is not None and 0 < run.step < chain.drafting.last:
+                return True
+            run = chain
+        return False
 
     def _hand_over(self, calls: list[ModelCall], parent_run_id: UUID | None) -> None:
         parent = self._run(parent_run_id)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import pytest
 from hostile import HostileServer
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables import (
+    ConfigurableField,
+    Runnable,
+    RunnableBranch,
+    RunnableConfig,
+    RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+    RunnableSequence,
+)
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.pregel import Pregel
 from upstream import CORRECTED, DRAFT, Upstream
@@ -69,7 +79,28 @@ CHAINS: dict[str, Callable[[Runnable[Any, Any]], Runnable[Any, Any]]] = {
     "lambda": lambda a: RunnableLambda(ask) | a,
     "nested": lambda a: (RunnableLambda(lambda messages: messages) | Upstream()).with_config(run_name="inner") | a,
     "as-a-step": lambda a: RunnableLambda(lambda messages: messages) | (Upstream() | a).with_config(run_name="inner"),
+    "in-a-chain": lambda a: Upstream() | RunnableSequence(RunnablePassthrough(), a).with_config(run_name="inner"),
+    "in-a-branch": lambda a: Upstream() | RunnableBranch((lambda _: True, a), RunnablePassthrough()),
+    "in-a-function": lambda a: Upstream() | function_with(a),
+    "in-parallel": lambda a: Upstream() | RunnableParallel(answer=a) | itemgetter("answer"),
+    "assigned": lambda a: (
+        RunnableParallel(draft=Upstream())
+        | RunnablePassthrough.assign(answer=itemgetter("draft") | a)
+        | itemgetter("answer")
+    ),
+    "alternatives": lambda a: Upstream() | a.configurable_alternatives(ConfigurableField("a"), b=RunnablePassthrough()),
+    "fields": lambda a: Upstream() | a.configurable_fields(feedback=ConfigurableField("tone")),
+    "twice": lambda a: Upstream() | a | a,
+    "twice-nested": lambda a: (Upstream() | a).with_config(run_name="inner") | RunnableLambda(lambda draft: draft) | a,
+    "another-draft": lambda a: Upstream(turns=("Who, you idiot?",)) | a | StrOutputParser() | Upstream() | a,
 }
+
+
+def function_with(aligner: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    def correct(draft: AIMessage) -> AIMessage:
+        return aligner.invoke(draft)
+
+    return RunnableLambda(correct)
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
@@ -77,6 +108,18 @@ CHAINS: dict[str, Callable[[Runnable[Any, Any]], Runnable[Any, Any]]] = {
 def test_in_chains_of_all_kinds(chain: Callable[..., Any], way: str, aligner: Aligner) -> None:
     messages = streamed(graph_of(chain(AlignerRunnable(aligner=aligner)), way), is_async=way == "ainvoke")
     assert [message.content for message in messages] == PIECES
+
+
+def test_a_function_that_knows_itself(aligner: Aligner) -> None:
+    def answer(state: MessagesState) -> MessagesState:
+        def again(draft: AIMessage) -> AIMessage:
+            return draft if draft.text else step.invoke(draft)
+
+        step = RunnableLambda(again)  # made here: LangGraph would look for graphs in it for ever
+        return {"messages": [(Upstream() | step | AlignerRunnable(aligner=aligner)).invoke(state["messages"])]}
+
+    graph = StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile()
+    assert [message.content for message in streamed(graph, is_async=False)] == PIECES
 
 
 def test_a_chain_as_a_node(aligner: Aligner) -> None:
