@@ -6,6 +6,7 @@ knows the question too. LangChain adds it to each run by itself (`register_confi
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import OrderedDict, deque
@@ -73,6 +74,10 @@ class QueryRecorder(BaseCallbackHandler):
         self._answered: OrderedDict[str, tuple[_MessageRef, ModelCall]] = OrderedDict()
         self._gone: deque[weakref.ref[BaseMessage]] = deque()
 
+    def forked(self) -> None:
+        """Makes it usable in a forked child, where a lock that a thread of the parent held would never be free."""
+        self._lock = threading.RLock()
+
     def __reduce__(self) -> str:
         # Handlers travel in configs, which people copy and pickle. There is one recorder in a process.
         return "RECORDER"
@@ -117,6 +122,7 @@ class QueryRecorder(BaseCallbackHandler):
     def call_that_answered(self, message_id: str) -> ModelCall | None:
         """The call, with no run around it any more, that answered with this message."""
         with self._lock:
+            self._forget_gone()
             remembered = self._answered.get(message_id)
         return remembered[1] if remembered else None
 
@@ -263,6 +269,8 @@ def _put(table: OrderedDict[_K, _V], key: _K, value: _V, limit: int) -> None:
 
 
 RECORDER = QueryRecorder()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=RECORDER.forked)
 #: Set to `None` in a context, it keeps the recorder out of the runs that begin there.
 RECORDER_IN_CONTEXT: ContextVar[QueryRecorder | None] = ContextVar("aligner_query_recorder", default=RECORDER)
 register_configure_hook(RECORDER_IN_CONTEXT, inheritable=True)

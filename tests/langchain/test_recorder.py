@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import os
 import pickle
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda
 from upstream import Upstream
 
-from langchain_aligner import recorder
+from aligner_chains import Aligner
+from aligner_chains.errors import QueryNotFoundError
+from langchain_aligner import AlignerRunnable, recorder
 from langchain_aligner.recorder import RECORDER, QueryRecorder
 
 PROMPT = ChatPromptTemplate.from_template("{question}")
@@ -94,6 +97,39 @@ def test_runs_that_never_end_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
         own.on_chain_start({}, {}, run_id=run_id)
         own.on_chat_model_start({}, [[AIMessage("x")]], run_id=uuid4(), parent_run_id=run_id)
     assert own.size == 20
+
+
+def test_a_message_that_is_gone_is_not_known_by_chance(aligner: Aligner) -> None:
+    copy_of_it = chain_of(parser=False).invoke({"question": "Who?"}).model_copy()
+    with pytest.raises(QueryNotFoundError):
+        AlignerRunnable(aligner=aligner).invoke(copy_of_it)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forking is for POSIX")
+def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent() -> None:
+    program = """
+import os, threading
+from langchain_core.runnables import RunnableLambda
+from langchain_aligner.recorder import RECORDER
+held, forked = threading.Event(), threading.Event()
+def hold():
+    with RECORDER._lock:
+        held.set()
+        forked.wait()
+holding = threading.Thread(target=hold)
+holding.start()
+held.wait()
+child = os.fork()
+if child:
+    forked.set()
+    print(os.waitpid(child, 0)[1])
+else:
+    (RunnableLambda(str) | str).invoke(7)
+    os._exit(0)
+"""
+    # From Python 3.12 on it warns of a fork with threads; here that is the point.
+    run = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]
+    assert subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout == "0\n"
 
 
 def test_there_is_one_recorder_whatever_happens_to_a_config() -> None:
