@@ -52,11 +52,9 @@ class AlignerSynthesizer(BaseSynthesizer):
             llm=synthesizer._llm,  # noqa: SLF001
             callback_manager=synthesizer.callback_manager,
             prompt_helper=synthesizer._prompt_helper,  # noqa: SLF001
-            chat_prompt_helper=synthesizer._chat_prompt_helper,  # noqa: SLF001
             streaming=synthesizer._streaming,  # noqa: SLF001
             output_cls=synthesizer._output_cls,  # noqa: SLF001
             empty_response=synthesizer._empty_response,  # noqa: SLF001
-            multimodal=synthesizer._multimodal,  # noqa: SLF001
         )
 
     # Chat engines switch these on the synthesizer that they hold.

@@ -257,12 +257,21 @@ async def test_structured_prediction_is_the_upstreams(aligner: Aligner, server: 
     llm = AlignerLLM(llm=Upstream(turns=(RUDE_JSON,)), aligner=aligner)
     assert llm.structured_predict(Author, prompt, title="Faust") == author
     assert await llm.astructured_predict(Author, prompt, title="Faust") == author
-    assert list(llm.stream_structured_predict(Author, prompt, title="Faust"))[-1] == author
-    stream = await llm.astream_structured_predict(Author, prompt, title="Faust")
-    assert [partial async for partial in stream][-1] == author
     assert llm.as_structured_llm(Author).complete(QUERY).raw == author
     program = LLMTextCompletionProgram.from_defaults(output_cls=Author, prompt=prompt, llm=llm)
     assert program(title="Faust") == await program.acall(title="Faust") == author
+    assert server.requests == []
+
+
+@pytest.mark.skipif(
+    "stream_call" not in vars(LLMTextCompletionProgram), reason="before 0.14.22 LlamaIndex streams no objects of texts"
+)
+async def test_streams_of_structured_prediction_are_the_upstreams(aligner: Aligner, server: HostileServer) -> None:
+    prompt, author = PromptTemplate("Who wrote {title}?"), Author(name="Goethe, you idiot")
+    llm = AlignerLLM(llm=Upstream(turns=(RUDE_JSON,)), aligner=aligner)
+    assert list(llm.stream_structured_predict(Author, prompt, title="Faust"))[-1] == author
+    stream = await llm.astream_structured_predict(Author, prompt, title="Faust")
+    assert [partial async for partial in stream][-1] == author
     assert server.requests == []
 
 
@@ -355,7 +364,7 @@ def test_prompts_are_the_upstreams(aligner: Aligner) -> None:
         AlignerLLM(llm=upstream, aligner=aligner, system_prompt="Be long.")
 
 
-def test_it_is_pickled_and_shown(server: HostileServer) -> None:
+def test_it_is_pickled(server: HostileServer) -> None:
     made = Aligner.from_tgi(server.url, api_key="top-secret")
     llm = AlignerLLM(llm=Upstream(), aligner=made, feedback="concise")
     assert llm.complete(QUERY).text == CORRECTED
@@ -368,8 +377,12 @@ def test_it_is_pickled_and_shown(server: HostileServer) -> None:
     )
     with loaded.aligner:
         assert loaded.complete(QUERY).text == CORRECTED
-    assert json.dumps(llm.to_payload())
     assert "top-secret" not in json.dumps(llm.to_dict(), default=str)
+
+
+@pytest.mark.skipif(not hasattr(Model, "to_payload"), reason="before 0.14.23 events of LlamaIndex show `to_dict`")
+def test_what_events_show_of_it(make: Make) -> None:
+    assert json.loads(json.dumps(make().to_payload()))["class_name"] == "AlignerLLM"
 
 
 def test_spans(variant: Variant, make: Make, told: Listener) -> None:
