@@ -143,6 +143,12 @@ def test_the_whole_dialogue_on_demand(run: Invoke, aligner: Aligner, server: Hos
     assert f"Human: Hello\n\nAssistant: Hi!\n\nHuman: {QUESTION} | " in server.generations[0].prompt
 
 
+def test_feedback_for_one_call(run: Invoke, aligner: Aligner, server: HostileServer) -> None:
+    agent = create_agent(Upstream(), [], middleware=[AlignerMiddleware(aligner=aligner)])
+    run(agent, ask(), config={"configurable": {"feedback": "empathetic"}})
+    assert " to make it more empathetic: " in server.generations[0].prompt
+
+
 class Author(BaseModel):
     """Who wrote a book."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from langchain_core.load import dumps, loads
 from langchain_core.runnables import ConfigurableField, RunnablePassthrough
 from pydantic import ValidationError
 from upstream import CORRECTED, DRAFT, Upstream
-from ways import Run
+from ways import WAYS, Run
 
 from aligner_chains import REFUSAL, Aligner, Feedback, Guard
 from aligner_chains.backends.local import LocalBackend
@@ -43,17 +45,13 @@ def with_a_field_of_the_same_name(runnable: AlignerRunnable) -> Any:
 @pytest.mark.parametrize(
     "runnable",
     [
-        lambda a: AlignerRunnable(aligner=a, feedback="empathetic"),
         lambda a: AlignerRunnable(aligner=a, feedback=Feedback.EMPATHETIC),
-        lambda a: AlignerRunnable(aligner=a).bind(feedback="empathetic"),
-        lambda a: AlignerRunnable(aligner=a).with_config(KIND),
-        lambda a: AlignerRunnable(aligner=a).with_config(configurable={"feedback": "empathetic"}),
         lambda a: AlignerRunnable(aligner=a, feedback="concise").with_config(KIND),
         lambda a: AlignerRunnable(aligner=a).with_config(configurable={"feedback": "x"}).bind(feedback="empathetic"),
         lambda a: with_a_field_of_the_same_name(AlignerRunnable(aligner=a)).with_config(KIND),
     ],
 )
-def test_ways_to_give_feedback(
+def test_feedback_as_a_value_and_what_wins(
     runnable: Callable[[Aligner], Any], run: Run, aligner: Aligner, server: HostileServer
 ) -> None:
     run(runnable(aligner), PAIR)
@@ -67,18 +65,39 @@ def test_feedback_for_one_call_of_a_chain(run: Run, aligner: Aligner, server: Ho
     assert objectives(server) == ["empathetic", "helpful and harmless"]
 
 
+SAID: dict[str, Callable[..., Any]] = {
+    "constructor": lambda run, a, **options: run(AlignerRunnable(aligner=a, **options), PAIR),
+    "bind": lambda run, a, **options: run(AlignerRunnable(aligner=a).bind(**options), PAIR),
+    "with_config": lambda run, a, **options: run(AlignerRunnable(aligner=a).with_config(configurable=options), PAIR),
+    "config": lambda run, a, **options: run(AlignerRunnable(aligner=a), PAIR, config={"configurable": options}),
+}
+
+
+@pytest.fixture(params=SAID.values(), ids=SAID)
+def say(request: pytest.FixtureRequest, run: Run) -> Callable[..., Any]:
+    """Corrects the pair with the options that are given, said in every way, and run in every way."""
+    return partial(request.param, run)
+
+
+def test_feedback(say: Callable[..., Any], aligner: Aligner, server: HostileServer) -> None:
+    assert say(aligner, feedback="empathetic") == CORRECTED
+    assert objectives(server) == ["empathetic"]
+
+
 @pytest.mark.parametrize(("policy", "text"), [("draft", DRAFT), ("refuse", REFUSAL)])
-@pytest.mark.parametrize("way", ["field", "bind", "configurable"])
-def test_failures(policy: Any, text: str, way: str, run: Run, hostile: Callable[..., HostileServer]) -> None:
-    server = hostile(refuse(424, "generation", "the GPU is on fire"))
-    with Aligner.from_tgi(server.url) as aligner:
-        runnable = AlignerRunnable(aligner=aligner)
-        runnable = {
-            "field": AlignerRunnable(aligner=aligner, on_failure=policy),
-            "bind": runnable.bind(on_failure=policy),
-            "configurable": runnable.with_config(configurable={"on_failure": policy}),
-        }[way]
-        assert run(runnable, PAIR) == text
+def test_on_failure(policy: Any, text: str, say: Callable[..., Any], hostile: Callable[..., HostileServer]) -> None:
+    with Aligner.from_tgi(hostile(refuse(424, "generation", "the GPU is on fire")).url) as aligner:
+        assert say(aligner, on_failure=policy) == text
+
+
+def test_timeout(say: Callable[..., Any], hostile: Callable[..., HostileServer]) -> None:
+    with Aligner.from_tgi(hostile(hang).url) as aligner, pytest.raises(CorrectionTimeoutError):
+        say(aligner, timeout=0.05)
+
+
+def test_max_new_tokens(say: Callable[..., Any], aligner: Aligner, server: HostileServer) -> None:
+    assert say(aligner, max_new_tokens=7) == CORRECTED
+    assert [request.body["parameters"]["max_new_tokens"] for request in server.generations] == [7]
 
 
 def test_a_failure_raises_by_default(run: Run, hostile: Callable[..., HostileServer]) -> None:
@@ -91,16 +110,6 @@ def test_the_aligners_own_policy_counts_where_nothing_else_is_said(run: Run, hos
     server = hostile(refuse(424, "generation"))
     with Aligner.from_tgi(server.url, on_failure="draft") as aligner:
         assert run(AlignerRunnable(aligner=aligner), PAIR) == DRAFT
-
-
-def test_timeout(run: Run, hostile: Callable[..., HostileServer]) -> None:
-    with Aligner.from_tgi(hostile(hang).url) as aligner, pytest.raises(CorrectionTimeoutError):
-        run(AlignerRunnable(aligner=aligner, timeout=0.05), PAIR)
-
-
-def test_max_new_tokens(run: Run, aligner: Aligner, server: HostileServer) -> None:
-    run(AlignerRunnable(aligner=aligner).with_config(configurable={"max_new_tokens": 7}), PAIR)
-    assert [request.body["parameters"]["max_new_tokens"] for request in server.generations] == [7]
 
 
 def test_an_option_that_does_not_exist(run: Run, aligner: Aligner) -> None:
@@ -119,13 +128,15 @@ def test_a_value_that_is_none(run: Run, aligner: Aligner) -> None:
         AlignerRunnable(on_failure="explode")
 
 
-def test_with_retry(run: Run, hostile: Callable[..., HostileServer]) -> None:
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch", "abatch"])  # LangChain does not retry streams
+def test_with_retry(way: str, hostile: Callable[..., HostileServer]) -> None:
     server = hostile(speak(finish_reason="length"))
     with Aligner.from_tgi(server.url) as aligner:
         runnable = AlignerRunnable(aligner=aligner).with_retry(
             retry_if_exception_type=(TruncatedCorrectionError,), wait_exponential_jitter=False
         )
-        assert runnable.invoke(PAIR) == CORRECTED
+        assert WAYS[way](runnable, PAIR) == CORRECTED
+    assert len(server.generations) == 2
 
 
 def test_with_fallbacks(run: Run, hostile: Callable[..., HostileServer]) -> None:
@@ -147,6 +158,7 @@ def test_configurable_alternatives(run: Run, aligner: Aligner, server: HostileSe
 def test_as_tool(aligner: Aligner) -> None:
     tool = AlignerRunnable(aligner=aligner).as_tool(name="polish")
     assert (tool.name, set(tool.args), tool.invoke(PAIR)) == ("polish", {"query", "draft"}, CORRECTED)
+    assert asyncio.run(tool.ainvoke(PAIR)) == CORRECTED
 
 
 def test_schemas_and_graph(aligner: Aligner) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hostile import HostileServer
+from hostile import Call, HostileServer, speak
 from langchain_core.chat_history import InMemoryChatMessageHistory
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -16,6 +16,7 @@ from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import (
     Runnable,
     RunnableBranch,
+    RunnableConfig,
     RunnableGenerator,
     RunnableLambda,
     RunnableParallel,
@@ -37,10 +38,11 @@ INTRODUCTION = "BEGINNING OF CONVERSATION: USER: Edit the following Question-Ans
 
 def questions(server: HostileServer) -> list[str]:
     """What the server was asked about, in order."""
-    return [
-        request.prompt.removeprefix(INTRODUCTION + "helpful and harmless: ").partition(" | ")[0]
-        for request in server.generations
-    ]
+    return [question_in(request.prompt) for request in server.generations]
+
+
+def question_in(prompt: str) -> str:
+    return prompt.removeprefix(INTRODUCTION + "helpful and harmless: ").partition(" | ")[0]
 
 
 def ask_model(question: str) -> Any:
@@ -251,6 +253,19 @@ def test_query_for_one_call(aligner: Aligner, server: HostileServer) -> None:
     assert questions(server) == [QUESTION] * 2
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"query": QUESTION, "draft": DRAFT},
+        [HumanMessage(QUESTION), AIMessage(DRAFT)],
+        ChatPromptTemplate.from_messages([("human", QUESTION), ("ai", DRAFT)]).invoke({}),
+    ],
+)
+def test_query_wins_over_what_came_along(value: Any, run: Run, aligner: Aligner, server: HostileServer) -> None:
+    run(AlignerRunnable(aligner=aligner, query="Who, then?"), value)
+    assert questions(server) == ["Who, then?"]
+
+
 def test_a_key_of_the_input(run: Run, aligner: Aligner, server: HostileServer) -> None:
     assert run(AlignerRunnable(aligner=aligner, query="ask"), {"ask": QUESTION, "draft": DRAFT}) == CORRECTED
     assert questions(server) == [QUESTION]
@@ -298,23 +313,60 @@ def test_never_an_empty_question(asked: Any, run: Run, aligner: Aligner, server:
     assert server.generations == []
 
 
-async def test_500_at_a_time(aligner: Aligner, server: HostileServer) -> None:
-    chain = PROMPT | Upstream() | StrOutputParser() | AlignerRunnable(aligner=aligner)
-    asked = [f"What is {number} times two?" for number in range(500)]
-    assert await asyncio.gather(*(chain.ainvoke({"question": question}) for question in asked)) == [CORRECTED] * 500
-    assert sorted(questions(server)) == sorted(asked)
+@pytest.fixture
+def echoing(hostile: Callable[..., HostileServer]) -> Iterator[Aligner]:
+    """Corrects every draft into its question, so that each answer shows which one it was corrected with."""
+
+    async def echo(call: Call) -> None:
+        await speak(f" {question_in(call.request.prompt)}")(call)
+
+    with Aligner.from_tgi(hostile(for_ever=echo).url) as aligner:
+        yield aligner
 
 
-def test_in_threads(aligner: Aligner, server: HostileServer) -> None:
-    chain = PROMPT | Upstream() | StrOutputParser() | AlignerRunnable(aligner=aligner)
-    asked = [f"What is {number} times two?" for number in range(50)]
+def questions_and_chain(number: int, aligner: Aligner) -> tuple[list[str], Runnable[Any, str]]:
+    chain = Upstream() | StrOutputParser() | AlignerRunnable(aligner=aligner)  # the same draft for all
+    return [f"What is {each} times two?" for each in range(number)], chain
+
+
+async def test_500_at_a_time(echoing: Aligner) -> None:
+    asked, chain = questions_and_chain(500, echoing)
+    assert await asyncio.gather(*map(chain.ainvoke, asked)) == asked
+
+
+def test_in_threads(echoing: Aligner) -> None:
+    asked, chain = questions_and_chain(50, echoing)
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda question: chain.invoke({"question": question}), asked)) == [CORRECTED] * 50
-    assert sorted(questions(server)) == sorted(asked)
+        assert list(pool.map(chain.invoke, asked)) == asked
+        assert list(pool.map(lambda question: "".join(chain.stream(question)), asked)) == asked
+        assert list(pool.map(lambda question: asyncio.run(chain.ainvoke(question)), asked[:8])) == asked[:8]
 
 
-def test_a_batch_of_questions(aligner: Aligner, server: HostileServer) -> None:
-    chain = PROMPT | Upstream() | AlignerRunnable(aligner=aligner)
-    asked = [f"What is {number} times two?" for number in range(20)]
-    assert len(chain.batch([{"question": question} for question in asked], {"max_concurrency": 4})) == 20
-    assert sorted(questions(server)) == sorted(asked)
+async def test_batches(echoing: Aligner) -> None:
+    asked, chain = questions_and_chain(20, echoing)
+    some_at_a_time: RunnableConfig = {"max_concurrency": 4}
+    assert chain.batch(asked, some_at_a_time) == asked
+    assert await chain.abatch(asked, some_at_a_time) == asked
+    assert dict(chain.batch_as_completed(asked)) == dict(enumerate(asked))
+
+
+async def test_batches_in_which_one_fails(echoing: Aligner) -> None:
+    def odd(question: str) -> str:
+        if question == "odd":
+            raise ValueError(question)
+        return question
+
+    asked, chain = questions_and_chain(3, echoing)
+    for answers in (
+        (odd | chain).batch(["odd", *asked], return_exceptions=True),
+        await (odd | chain).abatch(["odd", *asked], return_exceptions=True),
+    ):
+        assert isinstance(answers[0], ValueError)
+        assert answers[1:] == asked
+
+
+async def test_batches_of_completions(echoing: Aligner) -> None:
+    asked, _ = questions_and_chain(3, echoing)
+    chain = CompletionUpstream() | AlignerRunnable(aligner=echoing)  # all prompts in one call
+    assert chain.batch(asked) == asked
+    assert await chain.abatch(asked) == asked

@@ -157,7 +157,8 @@ def test_importing_it_brings_no_framework_along() -> None:
     # Before 1.6 LangChain's chat models bring transformers, where it is installed.
     program = (
         "import sys; from langchain_core.language_models import BaseChatModel\n"
-        "before = set(sys.modules); import langchain_aligner\n"
+        "before = set(sys.modules)\n"
+        "import langchain_aligner; langchain_aligner.AlignedChatModel\n"
         "unwanted = {'torch', 'transformers', 'llama_index', 'langchain', 'langgraph', 'aiohttp'}\n"
         "print(sorted(unwanted & {name.partition('.')[0] for name in set(sys.modules) - before}))"
     )

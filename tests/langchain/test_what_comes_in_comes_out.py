@@ -159,15 +159,17 @@ def test_a_query_that_is_none(query: Any, aligner: Aligner) -> None:
 
 THINKING = {"type": "reasoning", "reasoning": "Hm."}
 IMAGE = {"type": "image", "url": "https://x/y.png"}
+SEARCH = {"type": "server_tool_call", "name": "web_search", "args": {"query": "Faust"}, "id": "call_1"}
+FOUND = {"type": "server_tool_result", "tool_call_id": "call_1", "status": "success", "output": ["Goethe, you idiot"]}
 
 
 def test_blocks_that_are_not_text_stay_in_place(run: Run, runnable: AlignerRunnable) -> None:
     annotations = [{"type": "citation", "url": "https://x", "start_index": 0, "end_index": 4}]
     text = {"type": "text", "text": DRAFT, "index": 1, "annotations": annotations}
-    answer = run(runnable, a_message([THINKING, text, IMAGE]))
+    answer = run(runnable, a_message([THINKING, SEARCH, FOUND, text, IMAGE]))
     # A place in the old text is none in the new one.
     changed = {**text, "text": CORRECTED, "annotations": [{"type": "citation", "url": "https://x"}]}
-    assert answer.content == [THINKING, changed, IMAGE]
+    assert answer.content == [THINKING, SEARCH, FOUND, changed, IMAGE]
 
 
 def test_texts_as_blocks(run: Run, runnable: AlignerRunnable) -> None:
