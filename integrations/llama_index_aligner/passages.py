@@ -29,51 +29,65 @@ async def acorrect_beside(
         draft: The answer to correct.
         options: `Aligner.correct`'s keyword arguments.
     """
-    if not passages:
-        return await aligner.acorrect(query, draft, **options)
-    try:
-        return await aligner.acorrect(_with_passages(query, passages), draft, **_raising(options, draft))
-    except ContextLengthError:
-        return await acorrect_beside(passages[:-1], aligner, query, draft, options)
-    except AlignerError as error:
-        return aligner.fallback(query, draft, error, on_failure=options.get("on_failure"))
+    while passages:
+        try:
+            return await aligner.acorrect(_with_passages(query, passages), draft, **_raising(options, draft))
+        except ContextLengthError as error:  # noqa: PERF203 - the next try has fewer of them
+            passages = _fewer(passages, error)
+        except AlignerError as error:
+            return aligner.fallback(query, draft, error, on_failure=options.get("on_failure"))
+    return await aligner.acorrect(query, draft, **options)
 
 
 async def astream_beside(
     passages: Sequence[str], aligner: Aligner, query: str, draft: str, options: Mapping[str, Any]
 ) -> AsyncGenerator[CorrectionChunk, None]:
     """Yields what `acorrect_beside` returns as it is written."""
-    if passages:
+    while passages:
         stream = aligner.astream(_with_passages(query, passages), draft, **_raising(options, draft))
-    else:
-        stream = aligner.astream(query, draft, **options)
-    try:
-        async with aclosing(stream):
-            async for chunk in stream:
-                yield chunk
-        return
-    except AlignerError as error:
-        if not passages or isinstance(error, StreamInterruptedError):
+        try:
+            async with aclosing(stream):
+                async for chunk in stream:
+                    yield chunk
+            return
+        except StreamInterruptedError:
             raise
-        failure = error
-    if not isinstance(failure, ContextLengthError):
-        correction = aligner.fallback(query, draft, failure, on_failure=options.get("on_failure"))
-        yield CorrectionChunk(correction.text, correction)
-        return
-    async with aclosing(astream_beside(passages[:-1], aligner, query, draft, options)) as stream:
+        except ContextLengthError as error:
+            passages = _fewer(passages, error)
+        except AlignerError as error:
+            correction = aligner.fallback(query, draft, error, on_failure=options.get("on_failure"))
+            yield CorrectionChunk(correction.text, correction)
+            return
+    async with aclosing(aligner.astream(query, draft, **options)) as stream:
         async for chunk in stream:
             yield chunk
 
 
 def number_read(passages: Sequence[str], query: str, correction: Correction) -> int:
     """How many of the passages, from the first on, the Aligner read for a correction."""
-    counts = range(len(passages), 0, -1)
-    return next((count for count in counts if correction.query == _with_passages(query, passages[:count])), 0)
+    count, read = 0, _with_passages(query, ())
+    while read != correction.query and count < len(passages):
+        read += _shown(passages[count])
+        count += 1
+    return count if read == correction.query else 0
+
+
+def _fewer(passages: Sequence[str], error: ContextLengthError) -> Sequence[str]:
+    # No token has less than a byte: at least so many bytes have to go, and to count tokens may be a request.
+    count, gone = len(passages), 0
+    while count and gone < error.prompt_tokens - error.limit:
+        count -= 1
+        gone += len(_shown(passages[count]).encode())
+    return passages[:count]
+
+
+def _shown(passage: str) -> str:
+    # A passage that holds the delimiter must not end before its end.
+    return f"<passage>\n{_DELIMITER.sub('< ', passage)}\n</passage>\n"
 
 
 def _with_passages(query: str, passages: Sequence[str]) -> str:
-    # A passage that holds the delimiter must not end before its end.
-    shown = "\n".join(f"<passage>\n{_DELIMITER.sub('< ', passage)}\n</passage>" for passage in passages)
+    shown = "".join(map(_shown, passages))
     return f"{query}\n\nThe answer has to agree with these passages:\n{shown}"
 
 

@@ -335,6 +335,17 @@ def test_context_of_which_nothing_fits(way: Way, make: Make, server: HostileServ
     assert "passage" not in server.generations[0].prompt
 
 
+def test_context_of_very_many_nodes(way: Way, make: Make, server: HostileServer) -> None:
+    synthesizer = make({"response_mode": ResponseMode.GENERATION}, with_context=True)
+    nodes = found(*["Faust is by Goethe. " * 20] * 300)
+    text, response = way.synthesize(synthesizer, nodes=nodes)
+    read = response.metadata["aligner"]["context"]
+    assert text == CORRECTED
+    assert len(server.requests) < 100  # one to count tokens for each node would be too many
+    _, response = way.synthesize(synthesizer, nodes=nodes[: len(read) + 1])
+    assert response.metadata["aligner"]["context"] == read == [f"node-{number}" for number in range(len(read))]
+
+
 @pytest.mark.parametrize(("policy", "text"), [("draft", DRAFT), ("refuse", REFUSAL)])
 def test_failures_with_context(
     policy: Any, text: str, way: Way, make: Make, hostile: Callable[..., HostileServer]
