@@ -84,7 +84,7 @@ def test_only_the_answer_of_a_loop_is_corrected(run: Invoke, aligner: Aligner, s
 
 def needs_context_in_async_nodes(*, is_async: bool) -> None:
     if is_async and sys.version_info < (3, 11):
-        pytest.xfail("Before Python 3.11 LangGraph has no context in async nodes: nothing streams, nothing interrupts.")
+        pytest.xfail("Before Python 3.11 LangGraph has no context in async nodes: no stream, interrupt or config.")
 
 
 def stream_messages(agent: Any) -> list[Any]:
@@ -144,6 +144,7 @@ def test_the_whole_dialogue_on_demand(run: Invoke, aligner: Aligner, server: Hos
 
 
 def test_feedback_for_one_call(run: Invoke, aligner: Aligner, server: HostileServer) -> None:
+    needs_context_in_async_nodes(is_async=run is ainvoke)
     agent = create_agent(Upstream(), [], middleware=[AlignerMiddleware(aligner=aligner)])
     run(agent, ask(), config={"configurable": {"feedback": "empathetic"}})
     assert " to make it more empathetic: " in server.generations[0].prompt
