@@ -94,10 +94,10 @@ class Correction:
 
     @cached_property
     def edit_ratio(self) -> float:
-        """Share of the words that differ between draft and text: 0.0 for a copy, 1.0 for nothing in common."""
+        """Share of words and punctuation marks that differ between draft and text: 0.0 for a copy, 1.0 for none shared."""
         if not self.changed:
             return 0.0
-        matcher = difflib.SequenceMatcher(None, self.draft.split(), self.text.split(), autojunk=False)
+        matcher = difflib.SequenceMatcher(None, _WORD.findall(self.draft), _WORD.findall(self.text), autojunk=False)
         return 1.0 - matcher.ratio()
 
     def diff(self) -> list[DiffPart]:

@@ -35,6 +35,7 @@ def test_the_edit_ratio_is_a_share(draft: str, text: str):
 def test_the_edit_ratio_counts_words():
     assert correction("one two three four", "one two three five").edit_ratio == pytest.approx(0.25)
     assert correction("one two", "three four").edit_ratio == 1
+    assert correction("Paris, you fool.", "Paris.").edit_ratio == pytest.approx(1 - 2 * 2 / 7)  # not all of it
 
 
 def test_punctuation_between_two_changes_is_not_shared():

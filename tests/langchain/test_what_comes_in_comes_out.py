@@ -56,7 +56,7 @@ def test_a_message(run: Run, runnable: AlignerRunnable) -> None:
     assert told == {
         "outcome": "corrected",
         "model": "aligner/aligner-7b-v1.0",
-        "edit_ratio": 0.4,
+        "edit_ratio": 0.2308,
         "usage": {"input_tokens": 11, "output_tokens": 4},
     }
     assert draft == a_message()

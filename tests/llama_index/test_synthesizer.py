@@ -78,7 +78,7 @@ def test_an_answer(way: Way, make: Make, server: HostileServer) -> None:
     assert told == {
         "outcome": "corrected",
         "model": "aligner/aligner-7b-v1.0",
-        "edit_ratio": 0.5,
+        "edit_ratio": 0.2727,
         "confidence": 0.99,
         "usage": {"input_tokens": 11, "output_tokens": 3},
     }
