@@ -94,7 +94,7 @@ class Correction:
 
     @cached_property
     def edit_ratio(self) -> float:
-        """Share of words and punctuation marks that differ between draft and text: 0.0 for a copy, 1.0 for none shared."""
+        """Share of words and punctuation marks that differ: 0.0 for a copy, 1.0 for nothing in common."""
         if not self.changed:
             return 0.0
         matcher = difflib.SequenceMatcher(None, _WORD.findall(self.draft), _WORD.findall(self.text), autojunk=False)
