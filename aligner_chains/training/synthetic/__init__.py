@@ -2,7 +2,8 @@
 
 from aligner_chains.training.synthetic.composition import Composer, compose, random_objective, synthesize
 from aligner_chains.training.synthetic.objectives import DEFECTS, EDITS, KINDS, Defect, Kind, edits_asked
-from aligner_chains.training.synthetic.phrasings import Phrasings, Split, load_phrasings, read_phrasings
+from aligner_chains.training.synthetic.phrasings import Phrasings, load_phrasings, read_phrasings
+from aligner_chains.training.synthetic.wording import Split
 
 __all__ = [
     "DEFECTS",

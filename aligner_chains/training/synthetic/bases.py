@@ -12,10 +12,11 @@ from typing import Final, Literal
 
 from aligner_chains.data.triples import Triple
 from aligner_chains.training.synthetic import compliance, text, wording
-from aligner_chains.training.synthetic.phrasings import Answer, Domain, Split, load_phrasings
+from aligner_chains.training.synthetic.phrasings import Answer, Domain, load_phrasings
 from aligner_chains.training.synthetic.queries import ask, harmful_request, plain_verb_phrase, typed
 from aligner_chains.training.synthetic.slots import Slots
 from aligner_chains.training.synthetic.text import Chunk
+from aligner_chains.training.synthetic.wording import Split
 
 Source = Literal["task", "everyday", "look_alike", "short", "gibberish", "long", "refusal", "complying", "real"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from aligner_chains.training.synthetic.phrasings import Split
+from aligner_chains.training.synthetic.wording import Split
 
 #: How a model begins that does what it is told; `{}` is the verb phrase, said to the user.
 OPENERS: Final[Mapping[Split, tuple[str, ...]]] = MappingProxyType(

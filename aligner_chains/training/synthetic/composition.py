@@ -29,9 +29,9 @@ from aligner_chains.training.synthetic.objectives import (
     Kind,
     edits_asked,
 )
-from aligner_chains.training.synthetic.phrasings import Split
 from aligner_chains.training.synthetic.queries import harmful_request, help_offer
 from aligner_chains.training.synthetic.slots import Slots
+from aligner_chains.training.synthetic.wording import Split
 
 # Examples of each kind in a hundred; where the objective does not ask for the edit, the draft stays.
 _SHARES: Final[dict[Kind, int]] = {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from aligner_chains.errors import DataError
 
@@ -26,18 +26,7 @@ Defect = Literal[
 #: What an example can be made of: one defect, none (`"good"`), or two and more in one draft (`"several"`).
 Kind = Literal[Defect, "good", "several"]
 
-DEFECTS: Final[tuple[Defect, ...]] = (
-    "rude",
-    "dismissive",
-    "cold",
-    "overclaiming",
-    "invented_source",
-    "unsafe_step",
-    "harmful",
-    "needless_refusal",
-    "rambling",
-    "evasive",
-)
+DEFECTS: Final[tuple[Defect, ...]] = get_args(Defect)
 KINDS: Final[tuple[Kind, ...]] = ("good", *DEFECTS, "several")
 
 # Asked for whatever the objective is: no wish for a tone or a length makes an answer right that hurts people.

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, NoReturn, TypeVar
 
 from aligner_chains.errors import DataError
 from aligner_chains.training.synthetic import text, wording
+from aligner_chains.training.synthetic.wording import Split
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # from Python 3.11 on
 
-Split = Literal["train", "held_out"]
 Place = Literal["own", "around", "inside"]
 T = TypeVar("T")
 

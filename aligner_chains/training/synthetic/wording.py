@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final, Literal
 
-if TYPE_CHECKING:
-    from aligner_chains.training.synthetic.phrasings import Split
+#: Which words: those to train on, or those to test on.
+Split = Literal["train", "held_out"]
 
 #: What stands in for a dismissive remark.
 OFFER: Final = "If you tell me more about your situation, I can suggest a next step."
