@@ -183,13 +183,14 @@ class HostileServer:
         dropped: Set once a client hung up on an answer.
         left: Set once a client closed a connection between two requests.
         info: What to do when asked for the model and its limits.
+        connections: How many connections there have been.
         most_at_once: The most requests that were under way at a time, as `meet` saw it.
     """
 
     def __init__(self, *script: Behaviour, for_ever: Behaviour | None = None, info: Behaviour | None = None) -> None:
         self.requests: list[Request] = []
         self.waiting, self.dropped, self.left = threading.Event(), threading.Event(), threading.Event()
-        self.most_at_once = 0
+        self.connections = self.most_at_once = 0
         self._script: Iterator[Behaviour] = chain(script, repeat(for_ever or speak()))
         self.info = info
         self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
@@ -219,6 +220,7 @@ class HostileServer:
         connections: set[asyncio.Task[None]] = set()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
             task = asyncio.create_task(self._answer_all(reader, writer))
             connections.add(task)
             task.add_done_callback(connections.discard)

@@ -77,6 +77,37 @@ def test_a_chunk_comes_when_its_token_does(hostile: Hostile, connect: Connect):
     stream.close()
 
 
+async def say_all(call: Call) -> None:
+    await call.begin_stream()
+    for data in events(call.request, Answer(["One", " two"])):
+        await call.chunk(data)
+
+
+def test_one_stream_after_another_needs_one_connection(hostile: Hostile, connect: Connect):
+    async def end_later(call: Call) -> None:
+        await say_all(call)
+        await asyncio.sleep(0.005)  # so that the client has read the last event before the end comes
+        await call.chunk(b"")
+
+    server = hostile(for_ever=end_later)
+    aligner = connect(server)
+    assert joined(aligner.stream(QUERY, RUDE)) == "One two"
+    before = server.connections
+    for _ in range(3):
+        joined(aligner.stream(QUERY, RUDE))
+    assert server.connections == before
+
+
+def test_a_server_need_not_end_a_stream(hostile: Hostile, connect: Connect):
+    async def stay(call: Call) -> None:
+        await say_all(call)
+        await call.until_dropped()
+
+    server = hostile(stay)
+    assert joined(connect(server).stream(QUERY, RUDE)) == "One two"
+    assert server.dropped.wait(10)
+
+
 def test_a_stream_tells_what_a_whole_answer_tells(hostile: Hostile, connect: Connect):
     aligner = connect(hostile(), min_confidence=0.5)
     whole = aligner.correct(QUERY, RUDE)

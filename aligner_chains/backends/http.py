@@ -6,13 +6,14 @@ import asyncio
 import json
 import weakref
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
+import anyio
 
 from aligner_chains.backends.session import Session, Sessions, close_soon
 from aligner_chains.backends.sse import events
@@ -62,6 +63,8 @@ _ADVICE: dict[type[BackendError], str] = {
     GatewayError: "A proxy in front of the server answered: look whether the server behind it is up.",
 }
 _EXCERPT_LENGTH = 200
+# Seconds that a server may take to end a response after its last event, before the connection is dropped.
+_LINGER = 0.05
 
 
 class HttpClient:
@@ -113,10 +116,13 @@ class HttpClient:
         async with self._request("POST", path, body) as response:
             return await self._json(response), response.headers
 
-    async def post_stream(self, path: str, body: object) -> AsyncGenerator[Any, None]:
+    async def post_stream(
+        self, path: str, body: object, *, is_last: Callable[[Any], bool] = lambda _: False
+    ) -> AsyncGenerator[Any, None]:
         """Yields the JSON of each server-sent event that answers a POST; ends at `[DONE]` or with the response.
 
-        Closing the generator drops the connection, which tells the server to stop.
+        Closing the generator drops the connection, which tells the server to stop; after an event that `is_last` the
+        connection is kept for another request.
         """
         async with self._request("POST", path, body) as response:
             if response.content_type != "text/event-stream":
@@ -128,8 +134,12 @@ class HttpClient:
             try:
                 async for data in events(response.content.iter_any()):
                     if data.strip() == "[DONE]":
+                        await _read_to_the_end(response)
                         return
-                    yield _loads(data)
+                    event = _loads(data)
+                    if is_last(event):
+                        await _read_to_the_end(response)
+                    yield event
             except ValueError as error:
                 raise ProtocolError(
                     f"POST {self.url}{path} streamed an event that is not JSON in UTF-8: {error}."
@@ -202,6 +212,13 @@ class HttpClient:
             f"{where} answered {response.status}: {message_in(text)}.",
             retry_after=_seconds(response.headers.get("Retry-After")),
         )
+
+
+async def _read_to_the_end(response: aiohttp.ClientResponse) -> None:
+    """Reads what still comes of a response that has said everything, so that its connection can be used again."""
+    with anyio.move_on_after(_LINGER), suppress(aiohttp.ClientError, OSError):
+        while await response.content.readany():
+            pass
 
 
 def error_for_status(status: int, message: str, *, retry_after: float | None = None) -> BackendError:

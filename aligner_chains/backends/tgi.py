@@ -107,7 +107,8 @@ class TgiBackend:
         where = f"{self._http.url}/generate_stream"
         tokens: list[Any] = []
         pieces: list[str] = []
-        async with aclosing(self._http.post_stream("/generate_stream", self._body(request))) as stream:
+        events = self._http.post_stream("/generate_stream", self._body(request), is_last=_is_last)
+        async with aclosing(events) as stream:
             async for event in stream:
                 with parsing(where):
                     if "error" in event:
@@ -116,7 +117,7 @@ class TgiBackend:
                     tokens.append(token)
                     pieces.append("" if token["special"] else _string(token["text"]))
                     generation = None
-                    if event.get("generated_text") is not None:
+                    if _is_last(event):
                         details = event["details"]
                         generation = Generation(
                             text="".join(pieces),
@@ -149,6 +150,10 @@ class TgiBackend:
                 **self._parameters,
             },
         }
+
+
+def _is_last(event: Any) -> bool:
+    return isinstance(event, dict) and event.get("generated_text") is not None
 
 
 def _text(prompt: Prompt) -> str:
