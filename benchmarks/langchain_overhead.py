@@ -37,8 +37,8 @@ from langchain_aligner import AlignedChatModel, AlignerRunnable
 from langchain_aligner.recorder import RECORDER, RECORDER_IN_CONTEXT
 from langchain_aligner.streams import closing_stream
 
-ROUNDS = 21
-CHAINS_A_ROUND = 200
+ROUNDS = 11
+CHAINS_A_ROUND = 100
 STREAMS = 31
 IMPORTS = 11
 
