@@ -188,6 +188,9 @@ def train(
     processes: Annotated[int, typer.Option(help="How many processes share the work.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of weights, data and order.")] = 0,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
+    muon_lr: Annotated[
+        float, typer.Option(help="Peak learning rate of Muon, for Aligners like the embedded one.")
+    ] = 0.004,
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Multiply in bfloat16: twice as fast, if the processor has it.")
     ] = False,
@@ -222,6 +225,7 @@ def train(
             processes=processes,
             seed=seed,
             lr=lr,
+            muon_lr=muon_lr,
             bf16=bf16,
             resume=resume,
         )
