@@ -1,6 +1,10 @@
-"""Draws a run's `curve.csv` into `curve.svg` beside it: python docs/embedded/plot.py (needs matplotlib)."""
+"""Draws `curve.csv` into `curve.svg` beside it: python docs/embedded/plot.py (needs matplotlib).
+
+`curve.csv` holds the `curve.csv` of each run, one below the other, with the run's name in front.
+"""
 
 import csv
+from itertools import groupby
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -8,17 +12,20 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).parent
 SMOOTHED = 8  # reports
 
-with (HERE / "curve.csv").open(newline="", encoding="utf-8") as file:
-    points = list(csv.DictReader(file))
-tokens, loss, rate = ([float(point[name]) for point in points] for name in ("tokens", "loss", "learning_rate"))
-means = [sum(loss[max(0, i - SMOOTHED) : i + 1]) / len(loss[max(0, i - SMOOTHED) : i + 1]) for i in range(len(loss))]
-
 figure, (above, below) = plt.subplots(2, sharex=True, figsize=(7, 4.5), height_ratios=(3, 1), layout="constrained")
-above.semilogy([t / 1e6 for t in tokens], loss, color="0.8", label="each report")
-above.semilogy([t / 1e6 for t in tokens], means, label=f"mean of {SMOOTHED}")
+with (HERE / "curve.csv").open(newline="", encoding="utf-8") as file:
+    runs = [(name, list(points)) for name, points in groupby(csv.DictReader(file), key=lambda point: point["run"])]
+before = 0.0  # tokens, in millions
+for name, points in runs:
+    at = [before + float(point["tokens"]) / 1e6 for point in points]
+    loss = [float(point["loss"]) for point in points]
+    means = [sum(part) / len(part) for part in (loss[max(0, i - SMOOTHED) : i + 1] for i in range(len(loss)))]
+    above.semilogy(at, loss, color="0.8")
+    above.semilogy(at, means, label=f"{name} run, mean of {SMOOTHED} reports")
+    below.plot(at, [float(point["learning_rate"]) for point in points])
+    before = at[-1]
 above.set_ylabel("loss (nats a token\nof the correction)")
 above.legend(frameon=False)
-below.plot([t / 1e6 for t in tokens], rate)
 below.set_ylabel("AdamW's rate")
 below.set_xlabel("tokens (millions)")
 figure.savefig(HERE / "curve.svg")
