@@ -44,13 +44,11 @@ class _CorrectingAgent(UntimedOptions):
             return output
         question = await ctx.store.get("user_msg_str", default=None) or last_question(llm_input)
         lead, draft = await self._draft(ctx)
+        text = None
         try:
-            text, provenance = await self._corrected(ctx, question, lead, draft)
-        except BaseException:
-            await self._replace(ctx, output, None)  # or the next run would go on from the draft
-            raise
-        await self._replace(ctx, output, text)
-        output[METADATA_KEY] = provenance
+            text, output[METADATA_KEY] = await self._corrected(ctx, question, lead, draft)
+        finally:
+            await self._replace(ctx, output, text)  # after a failure too, or the next run would go on from the draft
         return output
 
     async def _get_llm_response(

@@ -37,7 +37,7 @@ def calls_tools(response: ChatResponse, llm: LLM) -> bool:
         return False
     try:
         return bool(llm.get_tool_calls_from_response(response, error_on_no_tool_call=False))
-    except NotImplementedError:
+    except NotImplementedError:  # LlamaIndex's own default: this model has no way to call tools
         return False
 
 
