@@ -27,7 +27,7 @@ from llama_index.core.selectors import LLMSingleSelector
 from llama_index.core.tools import FunctionTool, ToolMetadata
 from models import Model, calling
 from pydantic import BaseModel, ValidationError
-from rag import CORRECTED, DRAFT, QUERY, Upstream, Way, found
+from rag import CORRECTED, DRAFT, QUERY, TOLD, Upstream, Way, found
 
 from aligner_chains import REFUSAL, Aligner
 from aligner_chains.errors import ConfigurationError, GenerationError, InvalidInputError, StreamInterruptedError
@@ -95,13 +95,7 @@ def test_an_answer(variant: Variant, make: Make, server: HostileServer) -> None:
     told = response.additional_kwargs.pop("aligner")
     assert response.additional_kwargs == {"tokens": 3}
     assert told.pop("latency") > 0
-    assert told == {
-        "outcome": "corrected",
-        "model": "aligner/aligner-7b-v1.0",
-        "edit_ratio": 0.2727,
-        "confidence": 0.99,
-        "usage": {"input_tokens": 11, "output_tokens": 3},
-    }
+    assert told == TOLD
     assert f": {QUERY} | {DRAFT} ASSISTANT:" in server.generations[0].prompt
     assert llm.llm.called == [variant.name]  # the upstream's own
     assert llm.llm.options[0]["temperature"] == 0.5
