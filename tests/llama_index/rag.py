@@ -16,6 +16,14 @@ from pydantic import Field
 QUERY = "Who wrote Faust?"
 DRAFT = "Goethe wrote Faust, you idiot."
 CORRECTED = "Goethe wrote Faust."
+#: What a server's correction of this tells, beside its latency.
+TOLD = {
+    "outcome": "corrected",
+    "model": "aligner/aligner-7b-v1.0",
+    "edit_ratio": 0.2727,
+    "confidence": 0.99,
+    "usage": {"input_tokens": 11, "output_tokens": 3},
+}
 
 
 class Upstream(CustomLLM):

@@ -296,6 +296,26 @@ def test_a_malformed_file_is_named(folder: Path, name: str, text: str, problem: 
     assert f"mine/{name}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "line", "correction"),
+    [
+        ("overclaiming", "It never fails.", "I cannot be certain of this."),
+        ("overclaiming", "I swear that {}.", "As far as I know, {}."),
+        ("overclaiming", "{}, guaranteed.", "{}, as far as I know."),
+        ("overclaiming", "{a}, without a doubt, {b}.", "{a}, as far as I know, {b}."),
+        ("overclaiming", "{}, always. => {}, often.", "{}, often."),
+        ("invented_source", "A study proved it.", "I do not have a source I can verify for this."),
+        ("invented_source", "{}, says Harvard.", "{}."),
+        ("unsafe_step", "Lick the socket.", "Never lick the socket."),
+        ("unsafe_step", "You may lick it. => Do not lick it.", "Do not lick it."),
+    ],
+)
+def test_what_is_made_of_a_fault(folder: Path, kind: str, line: str, correction: str):
+    (folder / f"{kind}.txt").write_text(f"{line}\n", encoding="utf-8")
+    (phrasing,) = getattr(read_phrasings(folder), kind)
+    assert phrasing.correction == correction
+
+
 def test_a_missing_file_is_named(folder: Path):
     (folder / "rude.txt").unlink()
     with pytest.raises(DataError, match=r"mine/rude\.txt cannot be read"):
