@@ -194,6 +194,9 @@ def train(
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Multiply in bfloat16: twice as fast, if the processor has it.")
     ] = False,
+    torch_compile: Annotated[
+        bool, typer.Option("--torch-compile", help="Compile the model first: a quarter faster, with a C++ compiler.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")] = False,
 ) -> None:
     """Trains an Aligner: identity warm-up first, then correction.
@@ -227,6 +230,7 @@ def train(
             lr=lr,
             muon_lr=muon_lr,
             bf16=bf16,
+            torch_compile=torch_compile,
             resume=resume,
         )
     )

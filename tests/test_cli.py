@@ -18,6 +18,8 @@ from aligner_chains import REFUSAL
 from aligner_chains._version import __version__
 from aligner_chains.cli import app, main
 from aligner_chains.data import read_triples
+from aligner_chains.training.config import TrainingConfig
+from aligner_chains.training.trainer import TrainingResult
 
 RUDE = "Use 500 grams of flour and let it rest for 20 minutes, you idiot."
 POLITE = "Use 500 grams of flour and let it rest for 20 minutes."
@@ -122,6 +124,43 @@ def test_train_makes_a_model_that_correct_can_use(tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert (out / "model.safetensors").is_file()
     assert run("correct", "--model", str(out), QUERY, POLITE).exit_code in (0, 1)
+
+
+def test_train_hands_every_option_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[TrainingConfig] = []
+
+    def train(config: TrainingConfig) -> TrainingResult:
+        asked.append(config)
+        return TrainingResult(config.out, 0, 0)
+
+    monkeypatch.setattr("aligner_chains.training.trainer.train", train)
+    options = {
+        "--real": "real.jsonl",
+        "--start": "first",
+        "--tokens": "70",
+        "--processes": "2",
+        "--seed": "5",
+        "--lr": "0.1",
+        "--muon-lr": "0.2",
+    }
+    words = [word for pair in options.items() for word in pair]
+    result = run("train", str(tmp_path), *words, "--bf16", "--torch-compile", "--resume")
+    assert result.exit_code == 0, result.output
+    assert asked == [
+        TrainingConfig(
+            tmp_path,
+            real=Path("real.jsonl"),
+            start=Path("first"),
+            tokens=70,
+            processes=2,
+            seed=5,
+            lr=0.1,
+            muon_lr=0.2,
+            bf16=True,
+            torch_compile=True,
+            resume=True,
+        )
+    ]
 
 
 def test_serve_answers_until_it_is_told_to_stop():

@@ -21,7 +21,6 @@ from aligner_chains.prompts import PROMPT_FORMATS
 from aligner_chains.training.streams import TripleStream, endless
 
 _FORMAT = PROMPT_FORMATS["aligner-7b"]
-_IGNORED = -100  # the label that cross entropy leaves out
 _LENGTH_JITTER = 8
 
 
@@ -44,11 +43,13 @@ class Batch:
 
     Attributes:
         ids: `[B, S]`, padded on the right.
-        labels: `[B, S]`: at each position the token that should come next, or -100 outside of the correction.
+        places: `[N]`, the places in `ids`, counted through all rows, behind which a token of a correction comes.
+        labels: `[N]`, those tokens.
         tokens: Number of tokens without padding.
     """
 
     ids: Tensor
+    places: Tensor
     labels: Tensor
     tokens: int
 
@@ -271,10 +272,11 @@ class BatchStream:
     def _collate(self, examples: list[Example]) -> Batch:
         width = max(len(example.ids) for example in examples)
         ids = torch.full((len(examples), width), self._pad)  # [B, S]
-        labels = torch.full((len(examples), width), _IGNORED)  # [B, S]
+        places: list[int] = []
+        labels: list[int] = []
         for row, example in enumerate(examples):
-            sequence = torch.tensor(example.ids)
-            ids[row, : len(sequence)] = sequence
-            first = example.prompt_tokens
-            labels[row, first - 1 : len(sequence) - 1] = sequence[first:]
-        return Batch(ids, labels, sum(len(example.ids) for example in examples))
+            first, last = example.prompt_tokens, len(example.ids)
+            ids[row, :last] = torch.tensor(example.ids)
+            places.extend(range(row * width + first - 1, row * width + last - 1))
+            labels.extend(example.ids[first:])
+        return Batch(ids, torch.tensor(places), torch.tensor(labels), sum(len(example.ids) for example in examples))

@@ -32,6 +32,8 @@ class TrainingConfig:
         muon_lr: Peak learning rate of Muon, which trains the matrices of an embedded Aligner.
         bf16: Multiply in bfloat16, with weights and optimisers in float32. About twice as fast on a processor with
             bfloat16 arithmetic (AVX-512 BF16, AMX), slower on others.
+        torch_compile: Compile the model with `torch.compile` first, which needs a C++ compiler and takes minutes; steps
+            of an embedded Aligner then take three quarters of the time.
         resume: Go on from the checkpoint in `out`; where there is none, start.
         log_every: Steps between two reports.
         checkpoint_every: Steps between two checkpoints.
@@ -54,6 +56,7 @@ class TrainingConfig:
     lr: float | None = None
     muon_lr: float = 0.004
     bf16: bool = False
+    torch_compile: bool = False
     resume: bool = False
     log_every: int = 25
     checkpoint_every: int = 200

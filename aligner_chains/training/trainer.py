@@ -35,7 +35,6 @@ from aligner_chains.training.batches import (
     BASE_CURRICULUM,
     CONTINUED_CURRICULUM,
     NANO_CURRICULUM,
-    Batch,
     BatchStream,
     Curriculum,
     Encoder,
@@ -154,6 +153,8 @@ class _Run:
             self.model.set_attn_implementation("eager")
         self.model.train()
         self.precision = torch.autocast("cpu", torch.bfloat16, enabled=config.bf16)
+        # Batches have a shape of their own each, for which nothing is to be compiled again.
+        self.forward = torch.compile(_forward, dynamic=True) if config.torch_compile else _forward
         self.optimizers = _optimizers(self.model, config)
         self.gradients = _SharedGradients(self.model)
         self.batches = BatchStream(
@@ -202,9 +203,9 @@ class _Run:
         batch = self.batches.next(share)
         self.gradients.clear()
         with self.precision:
-            loss, counts = _loss(self.model, batch, nano=self.config.base is None)
+            loss, right = self.forward(self.model, batch.ids, batch.places, batch.labels, nano=self.config.base is None)
         loss.backward()
-        counts = self.gradients.combine(counts)
+        counts = self.gradients.combine(_Counts(loss.item(), right.item(), len(batch.labels), batch.tokens))
         rate = _rate(self.step, share)
         for optimizer, peak in self.optimizers:
             for group in optimizer.param_groups:
@@ -292,18 +293,27 @@ class _SharedGradients:
         return _Counts(loss, right, targets, round(tokens))
 
 
-def _loss(model: PreTrainedModel, batch: Batch, *, nano: bool) -> tuple[Tensor, _Counts]:
+def _forward(
+    model: PreTrainedModel, ids: Tensor, places: Tensor, labels: Tensor, *, nano: bool
+) -> tuple[Tensor, Tensor]:
+    """The sum of the losses of the corrections' tokens, and how many of them the model got right.
+
+    Args:
+        model: The model.
+        ids: `[B, S]`.
+        places: `[N]`, the places in `ids`, counted through all rows, behind which a correction's token comes.
+        labels: `[N]`, those tokens.
+        nano: Whether the model is an embedded Aligner.
+    """
     # No attention mask: padding is on the right, where a causal model does not look.
-    kept = batch.labels >= 0  # [B, S]
-    labels = batch.labels[kept]  # [N]
     if nano:
         # The output layer is a third of the work, and only corrections have labels.
-        logits = model.lm_head(model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[kept])  # [N, V]
+        states = model.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)  # [B * S, H]
+        logits = model.lm_head(states[places])  # [N, V]
     else:
-        logits = model(input_ids=batch.ids, use_cache=False).logits[kept]  # [N, V]
+        logits = model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[places]  # [N, V]
     loss = functional.cross_entropy(logits.float(), labels, reduction="sum")
-    right = (logits.detach().argmax(-1) == labels).sum()
-    return loss, _Counts(loss.item(), right.item(), len(labels), batch.tokens)
+    return loss, (logits.detach().argmax(-1) == labels).sum()
 
 
 def _rate(step: int, share: float) -> float:
@@ -366,4 +376,5 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
         "lr": config.peak_lr,
         "muon_lr": config.muon_lr,
         "bf16": config.bf16,
+        "torch_compile": config.torch_compile,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ from aligner_chains.training.copy_circuit import NanoShape
 from aligner_chains.training.export import export_checkpoint
 from aligner_chains.training.trainer import train
 
+#: It takes a minute or two, and a compiler that not every machine has.
+COMPILES = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler"),
+    pytest.mark.filterwarnings(
+        "ignore:`torch.jit:DeprecationWarning"
+    ),  # torch's compiler imports what torch deprecates
+]
 SMALL = NanoShape(width=64, layers=2, heads=2, feed_forward=64, context=256)
 TRIPLES = [
     Triple(f"What costs {price}?", f"The {thing} costs {price}, you fool.", f"The {thing} costs {price}.")
@@ -77,8 +86,14 @@ def test_the_loss_falls(learned: Path) -> None:
     assert float(points[-1]["loss"]) < float(points[0]["loss"]) / 2
 
 
-def test_products_in_bfloat16_teach_the_same_weights_nearly(trained: Path, tmp_path: Path, data: Path) -> None:
-    train(small_run(tmp_path, data, bf16=True))
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({"bf16": True}, id="bf16"), pytest.param({"torch_compile": True}, id="compiled", marks=COMPILES)],
+)
+def test_what_makes_it_faster_teaches_the_same_weights_nearly(
+    trained: Path, tmp_path: Path, data: Path, options: dict[str, Any]
+) -> None:
+    train(small_run(tmp_path, data, **options))
     exact, rounded = (load_checkpoint(run) for run in (trained, tmp_path))
     assert exact is not None
     assert rounded is not None

@@ -35,14 +35,14 @@ from aligner_chains.training.synthetic.wording import Split
 
 # Examples of each kind in a hundred; where the objective does not ask for the edit, the draft stays.
 _SHARES: Final[dict[Kind, int]] = {
-    "good": 24,
-    "rude": 13,
+    "good": 23,
+    "rude": 12,
     "dismissive": 6,
     "cold": 7,
     "overclaiming": 9,
     "invented_source": 8,
     "unsafe_step": 5,
-    "harmful": 10,
+    "harmful": 12,
     "needless_refusal": 4,
     "rambling": 5,
     "evasive": 3,
