@@ -45,6 +45,8 @@ class Options:
             ConfigurationError: One is not of its kind.
             InvalidTypeError: The feedback is neither a string nor a `Feedback`.
         """
+        if feedback is None and on_failure is None and timeout is None and max_new_tokens is None:
+            return self
         return Options(
             feedback=self.feedback if feedback is None else Feedback.of(feedback),
             on_failure=self.on_failure if on_failure is None else check_on_failure(on_failure),
