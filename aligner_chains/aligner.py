@@ -12,7 +12,7 @@ from typing import Any
 from aligner_chains import portal
 from aligner_chains.backends.base import Backend, Generation, GenerationChunk, GenerationRequest, ModelInfo
 from aligner_chains.backends.from_settings import backend_from
-from aligner_chains.budget import fit
+from aligner_chains.budget import fit, refuse_hopeless
 from aligner_chains.concurrency import map_ordered
 from aligner_chains.correction import Correction, CorrectionChunk
 from aligner_chains.description import plain
@@ -458,6 +458,8 @@ class Aligner:
     async def _prepare(self, job: Job) -> tuple[GenerationRequest, Exchange, Guard]:
         info = await self._backend.info()
         prompt_format, guard = self._known_about(info)
+        max_new_tokens = job.options.max_new_tokens
+        refuse_hopeless(job.query, job.draft, info=info, max_new_tokens=max_new_tokens)
         exchange = Exchange.prepare(
             job.query,
             job.draft,
@@ -465,13 +467,7 @@ class Aligner:
             prompt_format=prompt_format,
             special_tokens=info.special_tokens,
         )
-        room = await fit(
-            exchange.prompt,
-            job.draft,
-            info=info,
-            backend=self._backend,
-            max_new_tokens=job.options.max_new_tokens,
-        )
+        room = await fit(exchange.prompt, job.draft, info=info, backend=self._backend, max_new_tokens=max_new_tokens)
         return GenerationRequest(exchange.prompt, room, logprobs=guard.needs_logprobs), exchange, guard
 
     def _known_about(self, info: ModelInfo) -> tuple[PromptFormat, Guard]:

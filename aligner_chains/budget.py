@@ -19,11 +19,29 @@ _ROOM_BY_DRAFT = 4
 _LEAST_ROOM = 1024
 
 
+def refuse_hopeless(query: str, draft: str, *, info: ModelInfo, max_new_tokens: int | None) -> None:
+    """Refuses texts of so many bytes that no tokenizer makes them fit, before a prompt is made of them.
+
+    Args:
+        query: What the user asked.
+        draft: The draft to correct.
+        info: The model's limits.
+        max_new_tokens: What the user allows, if anything.
+
+    Raises:
+        ContextLengthError: They cannot fit.
+    """
+    # A character has at least one byte, and what cannot be encoded is an error of its own, later.
+    at_least = (len(query) + len(draft)) // _MOST_BYTES_PER_TOKEN
+    if _is_limited(info) and _room(at_least, info) < 1:
+        raise _too_long(at_least, info, max_new_tokens)
+
+
 async def fit(prompt: Prompt, draft: str, *, info: ModelInfo, backend: Backend, max_new_tokens: int | None) -> int:
     """The most tokens that the correction may have: `max_new_tokens`, or else what the context leaves.
 
     The server is asked for the exact length of the prompt only where a bound that needs no request does not settle
-    it, so that all but the longest drafts cost one request; megabytes are refused without one.
+    it, so that all but the longest drafts cost one request.
 
     Args:
         prompt: What the model is to read.
@@ -36,7 +54,7 @@ async def fit(prompt: Prompt, draft: str, *, info: ModelInfo, backend: Backend, 
         ContextLengthError: The prompt, or the prompt and `max_new_tokens`, do not fit.
     """
     wanted = max_new_tokens or max(_LEAST_ROOM, _ROOM_BY_DRAFT * len(draft.encode()))
-    if info.max_total_tokens is None and info.max_input_tokens is None:
+    if not _is_limited(info):
         return wanted
     at_most = _most_tokens(prompt)
     if _room(at_most, info) >= wanted:
@@ -49,6 +67,10 @@ async def fit(prompt: Prompt, draft: str, *, info: ModelInfo, backend: Backend, 
     if room < (max_new_tokens or 1):
         raise _too_long(counted, info, max_new_tokens)
     return max_new_tokens or room
+
+
+def _is_limited(info: ModelInfo) -> bool:
+    return info.max_total_tokens is not None or info.max_input_tokens is not None
 
 
 def _most_tokens(prompt: Prompt) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import sys
@@ -318,7 +319,7 @@ def _aligner(url: str | None, model: str | None, api_key: str | None, options: d
 
 def _print(correction: Correction, *, as_json: bool, as_diff: bool) -> None:
     if as_json:
-        print(json.dumps(correction.to_dict(), ensure_ascii=False))
+        print(_json(correction.to_dict()))
     elif as_diff:
         console = Console(highlight=False)
         console.print(diff_text(correction, coloured=console.color_system is not None), soft_wrap=True)
@@ -338,6 +339,8 @@ async def _correct_lines(aligner: Aligner, limit: int) -> bool:
         record: dict[str, Any] = {}
         try:
             record = _parse(line)
+            if not {"query", "draft"} <= record.keys():
+                raise InvalidInputError(f'A line must have "query" and "draft", but is {_shown(line)}.')
             correction = await aligner.acorrect(record["query"], record["draft"], feedback=record.get("feedback"))
             return record | correction.to_dict()
         except AlignerError as error:
@@ -346,25 +349,42 @@ async def _correct_lines(aligner: Aligner, limit: int) -> bool:
 
     all_well = True
     async for result in map_ordered(correct_line, _stdin_lines(), limit=limit):
-        print(json.dumps(result, ensure_ascii=False), flush=True)
+        print(_json(result), flush=True)
         all_well = all_well and result["text"] is not None
     return all_well
 
 
 async def _stdin_lines() -> AsyncIterator[str]:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # A byte that is not UTF-8 is a mistake of its line, not the end of all lines.
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     while line := await to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
         if line.strip():
             yield line
 
 
+def _json(value: object) -> str:
+    """A line of JSON; escaped where it holds what standard output cannot show, as lone surrogates."""
+    line = json.dumps(value, ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return line
+
+
 def _parse(line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError as error:
-        raise InvalidInputError(f"This line is not JSON ({error}): {line.strip()[:60]!r}.") from error
-    if not isinstance(record, dict) or not {"query", "draft"} <= record.keys():
-        raise InvalidInputError(f'A line must be an object with "query" and "draft", but is {line.strip()[:60]!r}.')
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"This line is not JSON ({error}): {_shown(line)}.") from error
+    if not isinstance(record, dict):
+        raise InvalidInputError(f"A line must be a JSON object, but is {_shown(line)}.")
     return record
+
+
+def _shown(line: str) -> str:
+    return repr(line.strip()[:60])
 
 
 def _fail(error: AlignerError) -> NoReturn:

@@ -149,6 +149,12 @@ class CorrectionsFailedError(AlignerError):
         self.errors = errors
 
 
+_CHECK_THE_ADDRESS = (
+    "Check the address. Aligner.from_tgi takes the server's root (http://host:8080), "
+    "Aligner.from_openai an address that ends in /v1."
+)
+
+
 class BackendError(AlignerError):
     """The server that runs the model did not give a usable answer.
 
@@ -157,40 +163,55 @@ class BackendError(AlignerError):
         retry_after: Seconds that the server asked to wait, where it did.
     """
 
+    #: What to do about it; the last part of what is shown.
+    advice: str = "What runs the model may say more in its log."
+
     def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} {self.advice}"
 
 
 class BackendConnectionError(BackendError, ConnectionError):
     """The server cannot be reached, or hung up."""
 
     retryable = True
+    advice = "Is it running, and is the address right?"
 
 
 class BackendAuthenticationError(BackendError, PermissionError):
     """The server wants a key, or another one (401, 403)."""
 
+    advice = "Set api_key= or ALIGNER_API_KEY to the key that the server was started with."
+
 
 class BackendNotFoundError(BackendError):
     """The server has no such route or model (404)."""
 
+    advice = _CHECK_THE_ADDRESS
+
 
 class RequestRejectedError(BackendError):
     """The server will not take this request (400, 413, 422)."""
+
+    advice = "Compare what it says with parameters=, max_new_tokens= and how the server was started."
 
 
 class OverloadedError(BackendError):
     """The server is too busy (429, 503)."""
 
     retryable = True
+    advice = "Lower max_concurrency, raise timeout, or give the server more room (TGI: --max-concurrent-requests)."
 
 
 class GatewayError(BackendError):
     """A proxy answered in place of the server (502, 504)."""
 
     retryable = True
+    advice = "A proxy in front of the server answered: look whether the server behind it is up."
 
 
 class GenerationError(BackendError):
@@ -201,7 +222,10 @@ class IncompleteResponseError(BackendError):
     """The response ended before the answer did."""
 
     retryable = True
+    advice = "Look into the logs and the time limits of the server, and of a proxy in front of it."
 
 
 class ProtocolError(BackendError):
     """What answers at this address does not speak the expected protocol."""
+
+    advice = _CHECK_THE_ADDRESS

@@ -40,9 +40,11 @@ class Exchange:
             InvalidInputError: Query or draft is blank, holds NUL or a lone surrogate.
             FeedbackNotSupportedError: The prompt format has no place for this feedback.
         """
-        for name, text in (("query", query), ("draft", draft)):
+        for name, text, wanted in (("query", query, "what the user asked"), ("draft", draft, "the answer to correct")):
             if not text.strip():
-                raise InvalidInputError(f"The {name} is {'blank' if text else 'empty'}: there is nothing to correct.")
+                raise InvalidInputError(
+                    f"The {name} is {'blank' if text else 'empty'}, so there is nothing to correct. Give {wanted}."
+                )
             check_characters(name, text)
         prompt_format.check(feedback)
         neutral = neutralize(

@@ -7,7 +7,8 @@ from typing import Any, Protocol, TypeAlias
 
 from hostile import HostileServer
 
-from aligner_chains import Aligner
+from aligner_chains import REFUSAL, Aligner, AlignerError
+from aligner_chains.settings import OnFailure
 
 QUERY = "What is the capital of France?"
 GOOD = "The capital of France is Paris."
@@ -33,3 +34,17 @@ def over_tgi(server: HostileServer, **options: Any) -> Aligner:
 def over_openai(server: HostileServer, **options: Any) -> Aligner:
     """An Aligner that speaks OpenAI's protocol to the server."""
     return Aligner.from_openai(server.url + "/v1", **options)
+
+
+def assert_labelled(
+    make: Callable[[OnFailure], Aligner],
+    error: type[AlignerError] | tuple[type[AlignerError], ...],
+    pair: tuple[str, str] = (QUERY, RUDE),
+    **options: Any,
+) -> None:
+    """A correction that fails gives, under each policy that does not raise, that policy's text with the error."""
+    policies: dict[OnFailure, str] = {"draft": pair[1], "refuse": REFUSAL}
+    for policy, text in policies.items():
+        correction = make(policy).correct(*pair, **options)
+        assert (correction.text, correction.outcome, correction.draft) == (text, "failed", pair[1])
+        assert isinstance(correction.error, error)

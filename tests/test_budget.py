@@ -1,12 +1,13 @@
 """Lengths: nothing is truncated, and what does not fit is refused before it is sent."""
 
 import pytest
-from cases import QUERY, RUDE, Connect, Hostile
+from cases import QUERY, RUDE, Connect, Hostile, assert_labelled
 from hostile import HostileServer, refuse, reply
 from shapes import MAX_INPUT_TOKENS, MAX_TOTAL_TOKENS, MODEL
 
 from aligner_chains import PROMPT_FORMATS, Aligner
 from aligner_chains.errors import ContextLengthError, RequestRejectedError
+from aligner_chains.exchange import Exchange
 
 # The hostile server counts words; so many does the prompt have besides the draft.
 PROMPT_WORDS = len(PROMPT_FORMATS["aligner-7b"].render(QUERY, "").split())
@@ -62,12 +63,21 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused(hostile: Hostile)
     assert server.generations[0].body["max_tokens"] == 1
 
 
-def test_megabytes_are_refused_without_a_request(hostile: Hostile, connect: Connect):
+@pytest.mark.parametrize("piece", ["x", "<s> ", "\ud800"])
+@pytest.mark.parametrize("place", ["query", "draft"])
+def test_megabytes_are_refused_without_a_request_and_before_anything_is_made_of_them(
+    hostile: Hostile, connect: Connect, monkeypatch: pytest.MonkeyPatch, piece: str, place: str
+):
+    monkeypatch.setattr(Exchange, "prepare", None)
     server = hostile()
+    pair = {"query": QUERY, "draft": RUDE, place: piece * (5_000_000 // len(piece))}
     with pytest.raises(ContextLengthError, match="at least") as caught:
-        connect(server).correct(QUERY, "x" * 5_000_000)
+        connect(server).correct(**pair)
     assert paths(server) == []
     assert len(str(caught.value)) < 500
+    assert_labelled(
+        lambda policy: connect(server, on_failure=policy), ContextLengthError, (pair["query"], pair["draft"])
+    )
 
 
 def test_max_new_tokens_that_the_context_does_not_leave_are_refused(hostile: Hostile, connect: Connect):

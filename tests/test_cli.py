@@ -74,10 +74,28 @@ def test_pairs_on_standard_input_give_one_line_each_in_order():
     result = run("correct", stdin="\n".join([*map(json.dumps, lines), "", "not json"]))
     told = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["outcome"] for line in told] == ["corrected", "unchanged", "failed", "failed", "failed"]
-    assert [line.get("id") for line in told] == [1, 2, 3, None, None]
+    assert [line.get("id") for line in told] == [1, 2, 3, 4, None]
     assert [line["text"] for line in told] == [POLITE, POLITE, None, None, None]
     assert told[2]["error"]["type"] == "InvalidInputError"
     assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        b'{"query": "\\ud800", "draft": "Paris."}',
+        b'{"query": "\xff", "draft": "Paris."}',
+        b'{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b"[]",
+    ],
+    ids=["lone surrogate", "no UTF-8", "depths", "no object"],
+)
+def test_a_line_that_cannot_be_corrected_costs_no_other_line(spoilt: bytes):
+    good = json.dumps({"query": QUERY, "draft": "Caf\u00e9 au lait."}, ensure_ascii=False).encode()
+    result = CliRunner().invoke(app, ["correct"], input=b"\n".join([good, spoilt, good]))
+    first, second, third = map(json.loads, result.stdout.splitlines())
+    assert first["draft"] == third["draft"] == "Caf\u00e9 au lait."
+    assert (second["text"], second["error"]["type"]) == (None, "InvalidInputError")
 
 
 def test_pairs_whose_policy_gives_a_text_all_come_through(hostile: Start):
@@ -106,10 +124,10 @@ def test_version():
     assert run("--version").stdout == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["correct", "serve", "train", "data"])
+@pytest.mark.parametrize("command", ["correct", "serve", "train", "evaluate-embedded", "data synthesize"])
 def test_help_teaches_by_example(command: str):
-    shown = run(command, "--help").stdout
-    assert "aligner-chains" in shown
+    _, _, examples = run(*command.split(), "--help").stdout.partition("For example:")
+    assert f"aligner-chains {command} " in examples
 
 
 def test_synthesize_writes_triples(tmp_path: Path):

@@ -4,12 +4,13 @@ import socket
 from collections.abc import Callable
 
 import pytest
-from cases import GOOD, QUERY, RUDE, Connect, Hostile, over_openai, over_tgi
+from cases import GOOD, QUERY, RUDE, Connect, Hostile, assert_labelled, over_openai, over_tgi
 from hostile import Behaviour, hang, hang_up, noise, page, refuse, reply, speak, too_busy
 from shapes import MODEL, OPENAI_MODELS, TGI_INFO
 
 from aligner_chains import Aligner
 from aligner_chains.errors import (
+    AlignerError,
     BackendConnectionError,
     BackendNotFoundError,
     ConfigurationError,
@@ -32,7 +33,18 @@ def closed_port() -> str:
 def test_a_closed_port_is_an_error_that_names_the_address(make: Callable[..., Aligner], closed_port: str):
     with pytest.raises(ConnectionError, match=f"GET {closed_port}/.*: cannot reach the server .*Is it running, and"):
         make(closed_port).correct(QUERY, RUDE)
-    assert make(closed_port, on_failure="draft").correct(QUERY, RUDE).text == RUDE
+    assert_labelled(lambda policy: make(closed_port, on_failure=policy), BackendConnectionError)
+
+
+def test_a_host_that_is_not_known_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch):
+    def getaddrinfo(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(
+        BackendConnectionError, match=r"http://nowhere\.invalid/info: cannot reach .* not known.*Is it running"
+    ):
+        Aligner.from_tgi("http://nowhere.invalid").correct(QUERY, RUDE)
 
 
 @pytest.mark.parametrize(
@@ -52,23 +64,25 @@ def test_an_address_where_something_else_answers_is_an_error(
     hostile: Hostile,
     connect: Connect,
     behaviour: Behaviour,
-    error: type[Exception],
+    error: type[AlignerError] | tuple[type[AlignerError], ...],
     message: str,
 ):
     server = hostile(info=behaviour)
     with pytest.raises(error, match=message):
         connect(server).correct(QUERY, RUDE)
+    assert_labelled(lambda policy: connect(server, on_failure=policy), error)
     assert not server.generations
-    assert connect(server, on_failure="draft").correct(QUERY, RUDE).text == RUDE
 
 
 def test_an_address_that_says_nothing_ends_at_the_deadline(hostile: Hostile, connect: Connect):
+    server = hostile(info=hang)
     with pytest.raises(CorrectionTimeoutError, match=r"timeout of 0\.2 s"):
-        connect(hostile(info=hang), timeout=0.2).correct(QUERY, RUDE)
+        connect(server, timeout=0.2).correct(QUERY, RUDE)
+    assert_labelled(lambda policy: connect(server, timeout=0.2, on_failure=policy), CorrectionTimeoutError)
 
 
 def test_an_openai_server_at_the_address_of_tgi_is_told_apart(hostile: Hostile):
-    with pytest.raises(ProtocolError, match=r"is not TGI: .*Aligner\.from_openai\(url \+ '/v1'\)"):
+    with pytest.raises(ProtocolError, match=r"is not TGI: .*Aligner\.from_openai an address that ends in /v1"):
         Aligner.from_tgi(hostile(info=refuse(404, "not_found")).url).correct(QUERY, RUDE)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aligner_chains import Correction, CorrectionChunk, Usage
-from aligner_chains.errors import OverloadedError
+from aligner_chains.errors import EmptyCorrectionError
 
 TEXTS = st.one_of(
     st.text(), st.lists(st.sampled_from(["a", "b", "c", " ", "\n", ".", "été", "_", "\u2028"])).map("".join)
@@ -69,10 +69,17 @@ def test_tokens_add_up():
 
 def test_everything_can_be_written_as_json():
     made = Correction(
-        "d", "d", "q", "failed", usage=Usage(3, 4), confidence=0.123456, error=OverloadedError("busy"), latency=0.1
+        "d",
+        "d",
+        "q",
+        "failed",
+        usage=Usage(3, 4),
+        confidence=0.123456,
+        error=EmptyCorrectionError("nothing"),
+        latency=0.1,
     )
     shown = json.loads(json.dumps(made.to_dict()))
     assert shown["usage"] == {"input_tokens": 3, "output_tokens": 4}
-    assert shown["error"] == {"type": "OverloadedError", "message": "busy"}
+    assert shown["error"] == {"type": "EmptyCorrectionError", "message": "nothing"}
     assert (shown["confidence"], shown["changed"], shown["edit_ratio"]) == (0.1235, False, 0)
     assert correction("a", "b").to_dict()["error"] is None

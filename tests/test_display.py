@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aligner_chains import Correction
 from aligner_chains.display import diff_html, diff_text, outcome_text
-from aligner_chains.errors import OverloadedError
+from aligner_chains.errors import EmptyCorrectionError
 
 
 def correction(draft: str, text: str, **fields: object) -> Correction:
@@ -56,8 +56,8 @@ def test_a_notebook_shows_the_same_and_text_is_not_markup():
         ({"latency": 0.213}, "corrected in 0.21 s"),
         ({"outcome": "skipped", "reason": "not confident"}, "skipped in 0.00 s (not confident)"),
         (
-            {"outcome": "failed", "error": OverloadedError("too busy")},
-            "failed in 0.00 s (OverloadedError: too busy)",
+            {"outcome": "failed", "error": EmptyCorrectionError("nothing came")},
+            "failed in 0.00 s (EmptyCorrectionError: nothing came)",
         ),
     ],
 )

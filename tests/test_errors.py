@@ -9,6 +9,7 @@ import pytest
 from aligner_chains import AlignerError, Correction, errors
 from aligner_chains.errors import (
     BackendConnectionError,
+    BackendError,
     ContextLengthError,
     CorrectionsFailedError,
     InvalidInputError,
@@ -59,8 +60,14 @@ def test_errors_made_from_more_than_a_message_cross_processes(error: AlignerErro
 
 @pytest.mark.parametrize("kind", [kind for kind in CLASSES.values() if kind not in map(type, MADE_FROM_MORE)])
 def test_every_error_crosses_processes(kind: type[AlignerError]):
-    copy = pickle.loads(pickle.dumps(kind("what went wrong")))
-    assert (type(copy), str(copy)) == (kind, "what went wrong")
+    error = kind("what went wrong")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.args, str(copy)) == (kind, ("what went wrong",), str(error))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES.values() if issubclass(kind, BackendError)])
+def test_every_error_of_a_server_says_what_to_do(kind: type[BackendError]):
+    assert str(kind("It hung up.")) == f"It hung up. {kind.advice}"
 
 
 def test_a_labelled_correction_crosses_processes_with_its_error():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from cases import QUERY, RUDE, Connect, Hostile, over_tgi
+from cases import QUERY, RUDE, Connect, Hostile, assert_labelled, over_tgi
 from hostile import Behaviour, hang, hang_up, noise, page, refuse, reply, speak
 
 from aligner_chains import REFUSAL, Aligner, AlignerError, Correction, Guard
@@ -17,14 +17,22 @@ from aligner_chains.errors import (
     ConfigurationError,
     CorrectionTimeoutError,
     EmptyCorrectionError,
+    FeedbackNotSupportedError,
     GatewayError,
     GenerationError,
     IncompleteResponseError,
+    InvalidInputError,
     OverloadedError,
     ProtocolError,
     RequestRejectedError,
     TruncatedCorrectionError,
 )
+from aligner_chains.settings import OnFailure
+
+# What a user is told to do.
+ADDRESS = "Check the address"
+REQUEST = "Compare what it says with parameters="
+LOG = "in its log"
 
 # Asked to wait longer than there is time, a client that honours it gives up at once.
 LATER = {"Retry-After": "3600"}
@@ -45,49 +53,53 @@ FAILURES = {
     "answers nothing": Failure(hang, CorrectionTimeoutError, r"its timeout of 0\.3 s\. Raise timeout=", timeout=0.3),
     "hangs in the answer": Failure(speak(" One", end="hang"), CorrectionTimeoutError, "Raise timeout=", timeout=0.3),
     "hangs up": Failure(hang_up, BackendConnectionError, "cannot reach the server .*Is it running", attempts=3),
-    "breaks off": Failure(speak("One", end="cut"), IncompleteResponseError, "broke before .* whole", attempts=3),
-    "400": Failure(refuse(400, "bad", "no such field"), RequestRejectedError, r"answered 400: no such field\."),
+    "breaks off": Failure(speak("One", end="cut"), IncompleteResponseError, "before .* whole.*Look into", attempts=3),
+    "400": Failure(refuse(400, "bad", "no such field"), RequestRejectedError, rf"400: no such field\. {REQUEST}"),
     "401": Failure(reply(401, b""), BackendAuthenticationError, "answered 401: .*Set api_key= or ALIGNER_API_KEY"),
     "403": Failure(refuse(403, "forbidden"), BackendAuthenticationError, "answered 403: no.*Set api_key="),
     "404": Failure(refuse(404, "not_found"), BackendNotFoundError, r"answered 404: no.*from_tgi takes .*ends in /v1"),
-    "405": Failure(reply(405, b""), BackendNotFoundError, "answered 405: an empty body.*Check the address"),
-    "413": Failure(reply(413, b"Too Large", content_type="text/plain"), RequestRejectedError, "413: 'Too Large'"),
-    "422": Failure(refuse(422, "validation", "`top_p` must be < 1"), RequestRejectedError, "422: `top_p` must be < 1"),
+    "405": Failure(reply(405, b""), BackendNotFoundError, f"answered 405: an empty body.*{ADDRESS}"),
+    "413": Failure(reply(413, b"Too Large"), RequestRejectedError, f"413: 'Too Large'.*{REQUEST}"),
+    "422": Failure(refuse(422, "validation", "`top_p` is 2"), RequestRejectedError, f"422: `top_p` is 2.*{REQUEST}"),
     "422 by FastAPI": Failure(
-        reply(422, {"detail": [{"loc": ["body"], "msg": "extra fields"}]}), RequestRejectedError, "extra fields"
+        reply(422, {"detail": [{"loc": ["body"], "msg": "extra fields"}]}), RequestRejectedError, f"extra .*{REQUEST}"
     ),
-    "424": Failure(speak(" One", end="error"), GenerationError, "the GPU is on fire"),
+    "424": Failure(speak(" One", end="error"), GenerationError, f"the GPU is on fire.*{LOG}"),
     "429": Failure(refuse(429, "overloaded", headers=LATER), OverloadedError, "429: no.*Lower max_concurrency, raise"),
-    "500": Failure(refuse(500, "incomplete_generation"), GenerationError, "answered 500: no"),
-    "500 without a body": Failure(reply(500, b""), GenerationError, "answered 500: an empty body"),
+    "500": Failure(refuse(500, "incomplete_generation"), GenerationError, f"answered 500: no.*{LOG}"),
+    "500 without a body": Failure(reply(500, b""), GenerationError, f"answered 500: an empty body.*{LOG}"),
     "502": Failure(reply(502, b"<html>Bad Gateway", headers=LATER), GatewayError, "A proxy in front of the server"),
     "503": Failure(refuse(503, "healthcheck", headers=LATER), OverloadedError, "answered 503: no.*more room"),
     "504": Failure(reply(504, b"", headers=LATER), GatewayError, "A proxy in front of the server"),
-    "507": Failure(reply(507, b"disk full"), GenerationError, "answered 507: 'disk full'"),
-    "418": Failure(reply(418, b"teapot"), ProtocolError, "answered 418: 'teapot'"),
-    "a redirect": Failure(reply(302, b"", headers={"Location": "/login"}), ProtocolError, "answered 302"),
-    "a web page": Failure(page(), ProtocolError, "answered 'text/html': '<html><body>Welcome to nginx"),
-    "not HTTP": Failure(noise(b"SSH-2.0-OpenSSH_9.7\r\n"), ProtocolError, "what answers there does not speak HTTP"),
+    "507": Failure(reply(507, b"disk full"), GenerationError, f"answered 507: 'disk full'.*{LOG}"),
+    "418": Failure(reply(418, b"teapot"), ProtocolError, f"answered 418: 'teapot'.*{ADDRESS}"),
+    "a redirect": Failure(reply(302, b"", headers={"Location": "/login"}), ProtocolError, f"answered 302.*{ADDRESS}"),
+    "a web page": Failure(page(), ProtocolError, f"answered 'text/html': '<html><body>Welcome to nginx.*{ADDRESS}"),
+    "not HTTP": Failure(noise(b"SSH-2.0-OpenSSH_9.7\r\n"), ProtocolError, f"does not speak HTTP.*{ADDRESS}"),
     "an empty answer": Failure(speak(" ", "\n"), EmptyCorrectionError, "answered with nothing.*this prompt format"),
     "cut off at a limit": Failure(
         speak(" One", finish_reason="length"), TruncatedCorrectionError, "after 3 characters. Raise max_new_tokens"
     ),
     "filtered": Failure(
-        speak(" One", finish_reason="content_filter"), GenerationError, r"broken off \(finish_reason 'content_filter'\)"
+        speak(" One", finish_reason="content_filter"), GenerationError, rf"\(finish_reason 'content_filter'\).*{LOG}"
     ),
 }  # fmt: skip
 OF_AN_ANSWER = {
-    "half an answer": Failure(speak("One", end="early"), ProtocolError, "should answer JSON, but answered"),
-    "nothing": Failure(reply(200, b""), ProtocolError, "should answer JSON, .* an empty body"),
-    "null": Failure(reply(200, None), ProtocolError, "a shape that its protocol does not have"),
-    "a list": Failure(reply(200, []), ProtocolError, "a shape that its protocol does not have"),
-    "an object": Failure(reply(200, {"choices": [], "details": {}}), ProtocolError, "its protocol does not have"),
-    "no text": Failure(
-        reply(200, {"generated_text": 3, "details": {}, "choices": [{"text": 3}]}), ProtocolError, "a text is 3"
+    "half an answer": Failure(speak("One", end="early"), ProtocolError, f"should answer JSON, but answered.*{ADDRESS}"),
+    "nothing": Failure(reply(200, b""), ProtocolError, f"should answer JSON, .* an empty body.*{ADDRESS}"),
+    "null": Failure(reply(200, None), ProtocolError, f"a shape that its protocol does not have.*{ADDRESS}"),
+    "a list": Failure(reply(200, []), ProtocolError, f"a shape that its protocol does not have.*{ADDRESS}"),
+    "an object": Failure(
+        reply(200, {"choices": [], "details": {}}), ProtocolError, f"protocol does not have.*{ADDRESS}"
     ),
-    "depths": Failure(reply(200, b"[" * 100_000 + b"]" * 100_000), ProtocolError, "should answer JSON"),
-    "no numbers": Failure(speak(" One", logprob="high"), ProtocolError, "its protocol does not have .*'high'"),
-    "no UTF-8": Failure(reply(200, b'{"generated_text": "\xff"}'), ProtocolError, "should answer JSON"),
+    "no text": Failure(
+        reply(200, {"generated_text": 3, "details": {}, "choices": [{"text": 3}]}),
+        ProtocolError,
+        f"a text is 3.*{ADDRESS}",
+    ),
+    "depths": Failure(reply(200, b"[" * 100_000 + b"]" * 100_000), ProtocolError, f"should answer JSON.*{ADDRESS}"),
+    "no numbers": Failure(speak(" One", logprob="high"), ProtocolError, f"protocol does not have .*'high'.*{ADDRESS}"),
+    "no UTF-8": Failure(reply(200, b'{"generated_text": "\xff"}'), ProtocolError, f"should answer JSON.*{ADDRESS}"),
 }
 
 
@@ -115,13 +127,19 @@ def test_each_failure_of_a_stream_is_the_same_error(hostile: Hostile, connect: C
     assert type(caught.value) is failure.error
 
 
+@pytest.mark.parametrize("name", OF_AN_ANSWER)
+def test_each_policy_labels_what_is_no_answer(hostile: Hostile, connect: Connect, name: str):
+    failure = OF_AN_ANSWER[name]
+    assert_labelled(lambda policy: aligner_for(failure, hostile, connect, on_failure=policy), failure.error)
+
+
 @pytest.mark.parametrize("policy", ["draft", "refuse"])
 @pytest.mark.parametrize("name", FAILURES)
 def test_each_policy_gives_its_text_labels_it_and_keeps_the_error(
-    hostile: Hostile, caplog: pytest.LogCaptureFixture, name: str, policy: str
+    hostile: Hostile, connect: Connect, caplog: pytest.LogCaptureFixture, name: str, policy: str
 ):
     failure = FAILURES[name]
-    aligner = aligner_for(failure, hostile, over_tgi, on_failure=policy)
+    aligner = aligner_for(failure, hostile, connect, on_failure=policy)
     text = {"draft": RUDE, "refuse": REFUSAL}[policy]
     (chunk,) = aligner.stream(QUERY, RUDE)
     for correction in (aligner.correct(QUERY, RUDE), chunk.correction):
@@ -142,12 +160,17 @@ def test_a_policy_for_one_draft_comes_before_the_one_of_the_aligner(hostile: Hos
 
 @pytest.mark.parametrize("name", ["query", "draft"])
 @pytest.mark.parametrize("value", [None, 3, b"bytes", ["list"]])
-def test_what_is_no_string_is_a_type_error_under_every_policy(name: str, value: object):
-    aligner = Aligner.from_tgi("http://127.0.0.1:1", on_failure="draft")
+@pytest.mark.parametrize("policy", ["raise", "draft", "refuse"])
+def test_what_is_no_string_is_a_type_error_under_every_policy(
+    hostile: Hostile, name: str, value: object, policy: OnFailure
+):
+    server = hostile()
+    aligner = over_tgi(server, on_failure=policy)
     with pytest.raises(TypeError, match=f"The {name} must be a string, not {type(value).__name__}"):
         aligner.correct(**{"query": QUERY, "draft": RUDE, name: value})
     with pytest.raises(TypeError, match="must be a string"):
         next(aligner.stream(**{"query": QUERY, "draft": RUDE, name: value}))
+    assert not server.requests
 
 
 @pytest.mark.parametrize("text", ["", " \n", "a\0b", "\ud800"])
@@ -155,18 +178,23 @@ def test_what_cannot_be_corrected_is_not_sent(hostile: Hostile, connect: Connect
     server = hostile()
     aligner = connect(server)
     for pair in ((text, RUDE), (QUERY, text)):
-        with pytest.raises(ValueError, match=r"The (query|draft) (is|holds) "):
+        with pytest.raises(InvalidInputError, match=r"The (query|draft) (is|holds) .*(Give|Take|takes such)"):
             aligner.correct(*pair)
-        assert aligner.correct(*pair, on_failure="draft").text == pair[1]
-        assert aligner.correct(*pair, on_failure="refuse").text == REFUSAL
+        assert_labelled(lambda policy: connect(server, on_failure=policy), InvalidInputError, pair)
     assert not server.generations
 
 
 def test_feedback_that_the_format_has_no_slot_for_is_not_sent(hostile: Hostile, connect: Connect):
     server = hostile()
     aligner = connect(server, prompt_format="aligner-2b")
-    with pytest.raises(ConfigurationError, match="'aligner-2b' has no place for feedback, so 'empathetic' would be"):
+    with pytest.raises(
+        FeedbackNotSupportedError, match=r"'aligner-2b' has no place for feedback.* Leave the feedback out"
+    ):
         aligner.correct(QUERY, RUDE, feedback="empathetic")
+    assert_labelled(
+        lambda policy: connect(server, prompt_format="aligner-2b", on_failure=policy, feedback="empathetic"),
+        FeedbackNotSupportedError,
+    )
     assert not server.generations
 
 
@@ -194,6 +222,14 @@ def test_a_correction_that_is_not_trusted_leaves_the_draft(
     assert correction.outcome == chunk.correction.outcome == outcome
     assert (correction.text == RUDE) == (chunk.text == RUDE) == (outcome == "skipped")
     assert (correction.reason is None) == (outcome != "skipped")
+
+
+@pytest.mark.parametrize("policy", ["raise", "draft", "refuse"])
+def test_a_loop_that_only_a_limit_ends_leaves_the_draft(hostile: Hostile, connect: Connect, policy: OnFailure):
+    server = hostile(for_ever=speak(*[" one two three four"] * 9, finish_reason="length"))
+    correction = connect(server, guard=Guard(reject_repetition=True), on_failure=policy).correct(QUERY, RUDE)
+    assert (correction.text, correction.outcome) == (RUDE, "skipped")
+    assert correction.reason == "repeats itself: 'one two three four'"
 
 
 def test_neither_key_nor_whole_draft_is_in_what_a_user_reads(

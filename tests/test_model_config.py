@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cases import QUERY, RUDE, Hostile
+from cases import QUERY, RUDE, Hostile, assert_labelled
 from hostile import reply, speak
 from shapes import TGI_INFO
 
@@ -134,7 +134,7 @@ def test_a_server_whose_model_is_unknown_is_an_error_before_any_draft_is_sent(ho
         Aligner.from_tgi(server.url).correct(QUERY, RUDE)
     assert not server.generations
     assert Aligner.from_tgi(server.url, prompt_format="aligner-7b").correct(QUERY, RUDE).outcome == "corrected"
-    assert Aligner.from_tgi(server.url, on_failure="refuse").correct(QUERY, RUDE).outcome == "failed"
+    assert_labelled(lambda policy: Aligner.from_tgi(server.url, on_failure=policy), PromptFormatError)
 
 
 def test_a_server_of_the_embedded_aligner_is_guarded_as_it_is(hostile: Hostile):

@@ -10,6 +10,7 @@ from cases import QUERY, RUDE, Hostile
 from hostile import page
 
 from aligner_chains import Aligner, Feedback, Settings
+from aligner_chains.backends import from_settings
 from aligner_chains.errors import AlignerError, ConfigurationError
 
 ALL = {
@@ -195,7 +196,9 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown():
     assert "secret" not in str(caught.value)
 
 
-def test_the_embedded_aligner_is_what_there_is_without_settings(caplog: pytest.LogCaptureFixture):
-    aligner = Aligner()
-    assert "LocalBackend('aligner-chains/aligner-nano')" in repr(aligner)
-    assert "Neither ALIGNER_URL nor ALIGNER_MODEL is set" in caplog.text
+def test_the_embedded_aligner_is_what_there_is_without_settings_and_says_so_once(caplog: pytest.LogCaptureFixture):
+    from_settings._warn_of_the_embedded_one.cache_clear()
+    for aligner in (Aligner(), Aligner()):
+        assert "LocalBackend('aligner-chains/aligner-nano')" in repr(aligner)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("Neither ALIGNER_URL nor ALIGNER_MODEL is set")

@@ -11,7 +11,7 @@ from cases import GOOD, QUERY, RUDE, Connect, Hostile, over_openai, over_tgi
 from hostile import Behaviour, Call, hang_up, reply, say, speak, too_busy
 from shapes import Answer, events
 
-from aligner_chains import Aligner, Correction, CorrectionChunk, Guard
+from aligner_chains import REFUSAL, Aligner, Correction, CorrectionChunk, Guard
 from aligner_chains.errors import (
     AlignerError,
     CorrectionTimeoutError,
@@ -155,9 +155,10 @@ def test_a_stream_that_fails_before_its_first_text_is_a_failure_like_any_other(
     with pytest.raises(error, match=message) as caught:
         list(aligner.stream(QUERY, RUDE))
     assert type(caught.value) is error
-    (chunk,) = aligner.stream(QUERY, RUDE, on_failure="draft")
-    assert (chunk.text, chunk.correction.outcome) == (RUDE, "failed")
-    assert type(chunk.correction.error) is error
+    for policy, text in (("draft", RUDE), ("refuse", REFUSAL)):
+        (chunk,) = aligner.stream(QUERY, RUDE, on_failure=policy)
+        assert (chunk.text, chunk.correction.text, chunk.correction.outcome) == (text, text, "failed")
+        assert type(chunk.correction.error) is error
 
 
 @pytest.mark.parametrize(
@@ -228,6 +229,21 @@ def test_the_deadline_ends_a_stream_that_falls_silent(hostile: Hostile, connect:
         list(connect(server, timeout=2).stream(QUERY, RUDE))
     assert isinstance(caught.value.__cause__, CorrectionTimeoutError)
     assert server.dropped.wait(10)
+
+
+def test_the_deadline_ends_a_stream_that_never_falls_silent(hostile: Hostile, connect: Connect):
+    async def drip(call: Call) -> None:
+        token, *_ = events(call.request, Answer(["One", " two"]))
+        await call.begin_stream()
+        while True:
+            await call.chunk(token)
+            await asyncio.sleep(0.05)
+
+    server = hostile(drip)
+    with pytest.raises(StreamInterruptedError, match="Raise timeout=") as caught:
+        list(connect(server, timeout=1).stream(QUERY, RUDE))
+    assert isinstance(caught.value.__cause__, CorrectionTimeoutError)
+    assert caught.value.sent.startswith("OneOne")
 
 
 async def test_the_time_that_a_reader_takes_does_not_count(hostile: Hostile, connect: Connect):

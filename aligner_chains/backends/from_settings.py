@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 
 from aligner_chains.backends.base import Backend
 from aligner_chains.checks import without_password
@@ -23,10 +24,7 @@ def backend_from(settings: Settings, max_concurrency: int) -> Backend:
 
         if settings.model is not None:
             return LocalBackend.from_pretrained(settings.model)
-        logger.warning(
-            "Neither ALIGNER_URL nor ALIGNER_MODEL is set: this is the embedded Aligner, which shows how things work "
-            "and is too small for production."
-        )
+        _warn_of_the_embedded_one()
         return LocalBackend.embedded()
     if settings.url.rstrip("/").endswith("/v1"):
         from aligner_chains.backends.openai import OpenAIBackend
@@ -42,3 +40,11 @@ def backend_from(settings: Settings, max_concurrency: int) -> Backend:
     from aligner_chains.backends.tgi import TgiBackend
 
     return TgiBackend(settings.url, api_key=settings.api_key, max_concurrency=max_concurrency)
+
+
+@cache  # once is enough
+def _warn_of_the_embedded_one() -> None:
+    logger.warning(
+        "Neither ALIGNER_URL nor ALIGNER_MODEL is set: this is the embedded Aligner, which shows how things work "
+        "and is too small for production."
+    )

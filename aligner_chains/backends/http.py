@@ -51,17 +51,6 @@ _ERROR_BY_STATUS: dict[int, type[BackendError]] = {
     503: OverloadedError,
     504: GatewayError,
 }
-_ADVICE: dict[type[BackendError], str] = {
-    BackendAuthenticationError: "Set api_key= or ALIGNER_API_KEY to the key that the server was started with.",
-    BackendNotFoundError: (
-        "Check the address. Aligner.from_tgi takes the server's root (http://host:8080), "
-        "Aligner.from_openai an address that ends in /v1."
-    ),
-    OverloadedError: (
-        "Lower max_concurrency, raise timeout, or give the server more room (TGI: --max-concurrent-requests)."
-    ),
-    GatewayError: "A proxy in front of the server answered: look whether the server behind it is up.",
-}
 _EXCERPT_LENGTH = 200
 # Seconds that a server may take to end a response after its last event, before the connection is dropped.
 _LINGER = 0.05
@@ -190,8 +179,7 @@ class HttpClient:
         except (aiohttp.ClientConnectionError, OSError) as error:
             self.was_lost = True
             raise BackendConnectionError(
-                f"{where}: cannot reach the server ({str(error) or type(error).__name__}). "
-                "Is it running, and is the address right?"
+                f"{where}: cannot reach the server ({str(error) or type(error).__name__})."
             ) from error
 
     async def _json(self, response: aiohttp.ClientResponse) -> Any:
@@ -201,7 +189,7 @@ class HttpClient:
         except ValueError as error:
             raise ProtocolError(
                 f"{response.method} {response.url} should answer JSON, but answered {response.content_type!r}: "
-                f"{_excerpt(body.decode(errors='replace'))}. {_ADVICE[BackendNotFoundError]}",
+                f"{_excerpt(body.decode(errors='replace'))}.",
                 status=response.status,
             ) from error
 
@@ -222,12 +210,11 @@ async def _read_to_the_end(response: aiohttp.ClientResponse) -> None:
 
 
 def error_for_status(status: int, message: str, *, retry_after: float | None = None) -> BackendError:
-    """The error that an HTTP status stands for, with what to do about it."""
+    """The error that an HTTP status stands for."""
     kind = _ERROR_BY_STATUS.get(status)
     if kind is None:
         kind = GenerationError if status >= HTTPStatus.INTERNAL_SERVER_ERROR else ProtocolError
-    advice = _ADVICE.get(kind)
-    return kind(f"{message} {advice}" if advice else message, status=status, retry_after=retry_after)
+    return kind(message, status=status, retry_after=retry_after)
 
 
 def message_in(text: str) -> str:

@@ -63,9 +63,6 @@ class TgiBackend:
     async def info(self) -> ModelInfo:
         """The model and limits in `/info`, asked for once, and again after the server could not be reached."""
         if self._info is None or self._http.was_lost:
-            advice = (
-                "Give TGI's root, or use Aligner.from_openai(url + '/v1') for vLLM and other OpenAI-compatible servers."
-            )
             self._http.was_lost = False
             try:
                 answer = await self._http.get("/info")
@@ -76,7 +73,7 @@ class TgiBackend:
                         max_total_tokens=int(answer["max_total_tokens"]),
                     )
             except (BackendNotFoundError, ProtocolError) as error:
-                raise ProtocolError(f"{self._http.url!r} is not TGI: {error} {advice}", status=error.status) from error
+                raise ProtocolError(f"{self._http.url!r} is not TGI: {error.args[0]}", status=error.status) from error
         return self._info
 
     async def count_tokens(self, prompt: Prompt) -> int:

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from aligner_chains import Aligner, Correction
 from aligner_chains.display import diff_text, outcome_text
+from aligner_chains.errors import AlignerError
 from aligner_chains.testing import serve_embedded
 from langchain_aligner import AlignerRunnable
 
@@ -91,8 +92,14 @@ EXAMPLES = (
 
 
 def main() -> None:
-    """Runs the examples and prints them."""
-    arguments = _arguments()
+    """Runs the examples and prints them; ends with a sentence where the Aligner or the upstream cannot be used."""
+    try:
+        _run(_arguments())
+    except (AlignerError, ImportError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+
+
+def _run(arguments: argparse.Namespace) -> None:
     console = Console(highlight=False)
     with ExitStack() as stack:
         url = arguments.url or stack.enter_context(serve_embedded())
