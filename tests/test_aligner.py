@@ -14,6 +14,7 @@ from aligner_chains.backends.local import LocalBackend
 from aligner_chains.decoding.causal_model import CausalModel, Sampling, Token
 from aligner_chains.errors import CorrectionTimeoutError, FeedbackNotSupportedError, GenerationError
 from aligner_chains.model_config import EMBEDDED_PATH
+from aligner_chains.prompts import Prompt
 
 LONG = "The moon is far away. " * 30
 
@@ -48,6 +49,21 @@ async def test_the_loop_goes_on_while_the_model_writes(unguarded: Aligner):
     await unguarded.acorrect(QUERY, GOOD)
     ticking.cancel()
     assert ticks > 3
+
+
+@pytest.mark.parametrize("prompt", ["a" * 20_000, ({"role": "user", "content": "a" * 20_000},)], ids=["text", "chat"])
+async def test_a_long_prompt_is_read_beside_the_loop(prompt: Prompt):
+    readers: list[int] = []
+
+    class Reading:
+        def encode(self, _: object) -> list[int]:
+            readers.append(threading.get_ident())
+            return [1, 2, 3]
+
+        encode_chat = encode
+
+    assert await LocalBackend(Reading(), name="reading").count_tokens(prompt) == 3
+    assert threading.get_ident() not in readers
 
 
 async def test_a_cancelled_correction_lets_the_next_one_through(unguarded: Aligner):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Where a model does not tell its context.
 _NO_LIMIT = 4096
+# From so many characters on, a prompt's tokens are found in a thread: it takes milliseconds.
+_LONG = 10_000
 
 
 class LocalBackend:
@@ -80,7 +82,7 @@ class LocalBackend:
 
     async def count_tokens(self, prompt: Prompt) -> int:
         """The prompt's length by the model's tokenizer."""
-        return len(self._encode(prompt))
+        return len(await self._encode(prompt))
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """The model's whole answer."""
@@ -94,7 +96,7 @@ class LocalBackend:
         """The model's answer, token by token."""
         from aligner_chains.decoding.causal_model import Sampling, Token
 
-        ids = self._encode(request.prompt)
+        ids = await self._encode(request.prompt)
         pieces: list[str] = []
         logprobs: list[float] = []
         reason: StopReason = "eos_token"
@@ -180,7 +182,13 @@ class LocalBackend:
         """Stops what the model is writing; it will write no more."""
         self._worker.ended.set()
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self.model.encode(prompt)
-        return self.model.encode_chat([{"role": message["role"], "content": message["content"]} for message in prompt])
+    async def _encode(self, prompt: Prompt) -> list[int]:
+        def encode() -> list[int]:
+            if isinstance(prompt, str):
+                return self.model.encode(prompt)
+            return self.model.encode_chat(
+                [{"role": message["role"], "content": message["content"]} for message in prompt]
+            )
+
+        length = len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)
+        return encode() if length < _LONG else await asyncio.to_thread(encode)
