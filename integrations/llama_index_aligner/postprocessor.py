@@ -14,6 +14,7 @@ from pydantic import Field
 from aligner_chains import portal
 from aligner_chains.concurrency import map_ordered
 from aligner_chains.correction import Correction
+from aligner_chains.errors import ConfigurationError
 from llama_index_aligner.corrector import METADATA_KEY, Corrector, dispatcher
 from llama_index_aligner.options import CorrectionOptions
 
@@ -44,6 +45,19 @@ class AlignerPostprocessor(CorrectionOptions, BaseNodePostprocessor):
     def __getstate__(self) -> dict[Any, Any]:
         pickle.dumps(self.metadata_filter)  # LlamaIndex would leave it out, and all nodes would be corrected
         return super().__getstate__()
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """The postprocessor as values, for `from_dict`; `to_json` is made of it.
+
+        Raises:
+            ConfigurationError: It has a `metadata_filter`, which is no value: without it all nodes would be corrected.
+        """
+        if self.metadata_filter is not None:
+            raise ConfigurationError(
+                f"metadata_filter={self.metadata_filter!r} cannot be saved as a value. Pickle the postprocessor, or "
+                'save model_copy(update={"metadata_filter": None}) and give the filter to from_dict again.'
+            )
+        return super().to_dict(**kwargs)
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None

@@ -15,6 +15,7 @@ from llama_index.core.response_synthesizers import get_response_synthesizer
 from rag import CORRECTED, QUERY, Upstream, found
 
 from aligner_chains import Aligner
+from aligner_chains.errors import ConfigurationError
 from llama_index_aligner import (
     AlignerChatEngine,
     AlignerCondensePlusContextChatEngine,
@@ -86,3 +87,12 @@ def test_a_filter_is_never_lost_in_silence(aligner: Aligner) -> None:
     postprocessor = AlignerPostprocessor(aligner=aligner, metadata_filter=lambda metadata: metadata["rude"])
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         pickle.dumps(postprocessor)
+
+
+def test_values_do_not_lose_a_filter_in_silence(aligner: Aligner) -> None:
+    postprocessor = AlignerPostprocessor(aligner=aligner, metadata_filter=is_rude)
+    for save in (postprocessor.to_dict, postprocessor.to_json):
+        with pytest.raises(ConfigurationError, match=r"is_rude.* cannot be saved as a value"):
+            save()
+    saved = postprocessor.model_copy(update={"metadata_filter": None}).to_json()  # as the message says
+    assert AlignerPostprocessor.from_json(saved, metadata_filter=is_rude).metadata_filter is is_rude
