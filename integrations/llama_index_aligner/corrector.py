@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +39,8 @@ class Corrector:
         options: What is said for this call: `Aligner.correct`'s keyword arguments.
         keep_draft: Whether the provenance holds the draft.
         span_id: The span of the call. A stream is read after its call has returned, so it would not find it.
-        passages: What the answer has to agree with, by their nodes' ids: as many as fit are shown to the Aligner.
+        passages: What the answer has to agree with, each behind its node's id, which several may share: as many as fit
+            are shown to the Aligner.
     """
 
     aligner: Aligner
@@ -47,10 +48,10 @@ class Corrector:
     options: Mapping[str, Any]
     keep_draft: bool
     span_id: str | None
-    passages: Mapping[str, str] | None
+    passages: Sequence[tuple[str, str]] | None
 
     @classmethod
-    def of(cls, options: CorrectionOptions, query: str, passages: Mapping[str, str] | None = None) -> Corrector:
+    def of(cls, options: CorrectionOptions, query: str, passages: Sequence[tuple[str, str]] | None = None) -> Corrector:
         """A corrector for a call that is made now."""
         aligner = options.aligner or default_aligner()
         return cls(aligner, query, said_now(options), options.keep_draft, active_span_id.get(), passages)
@@ -119,12 +120,13 @@ class Corrector:
         if self.keep_draft:
             told["draft"] = correction.draft
         if self.passages is not None:
-            told["context"] = list(self.passages)[: number_read(self._passages, self.query, correction)]
+            read = self.passages[: number_read(self._passages, self.query, correction)]
+            told["context"] = [node_id for node_id, _ in read]
         return told
 
     @property
     def _passages(self) -> list[str]:
-        return list((self.passages or {}).values())
+        return [text for _, text in self.passages or ()]
 
     @contextmanager
     def _told(self, draft: str) -> Iterator[Callable[[Correction], Correction]]:

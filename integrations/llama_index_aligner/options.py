@@ -97,8 +97,9 @@ def aligner_options(
         with aligner_options(feedback="concise"):
             response = query_engine.query("Who wrote Faust?")
 
-    It holds for whatever is called inside, however deep, in other threads and tasks too; a stream that is opened inside
-    keeps it.
+    It holds for whatever is called inside, however deep: in tasks, in `asyncio.to_thread` and in what LlamaIndex starts
+    itself too, since those copy the context. A plain `threading.Thread` and a `ThreadPoolExecutor` do not: run
+    `contextvars.copy_context().run` in them, or open the block there. A stream that is opened inside keeps it.
 
     Args:
         feedback: What to make answers more of.

@@ -129,12 +129,17 @@ class AlignerSynthesizer(BaseSynthesizer):
 
     def _corrector(self, query: QueryType, passages: Iterable[tuple[str, str]]) -> Corrector:
         query = query if isinstance(query, str) else query.query_str
-        return Corrector.of(self._options, query, dict(passages) if self._with_context else None)
+        return Corrector.of(self._options, query, list(passages) if self._with_context else None)
 
     def _only_retrieved(self, response: RESPONSE_TYPE) -> RESPONSE_TYPE | None:
-        if isinstance(self._synthesizer, ContextOnly):
-            return with_provenance(response, skipped("retrieved text"))
-        return None
+        return with_provenance(response, skipped("retrieved text")) if writes_nothing(self) else None
+
+
+def writes_nothing(synthesizer: BaseSynthesizer | None) -> bool:
+    """Whether a synthesizer, wrapped or not, answers with the texts that it is given."""
+    while isinstance(synthesizer, AlignerSynthesizer):
+        synthesizer = synthesizer._synthesizer  # noqa: SLF001
+    return type(synthesizer) is ContextOnly  # who derives from it may ask a model
 
 
 def _texts(nodes: list[NodeWithScore]) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from llama_index.core.query_engine import (
     CitationQueryEngine,
     CustomQueryEngine,
     NLSQLTableQueryEngine,
+    RetrieverQueryEngine,
     RetryQueryEngine,
     RouterQueryEngine,
     SubQuestionQueryEngine,
@@ -27,13 +31,14 @@ from llama_index.core.question_gen import LLMQuestionGenerator
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.selectors import LLMMultiSelector, LLMSingleSelector
 from llama_index.core.tools import QueryEngineTool
+from llama_index.core.types import Thread
 from pydantic import ValidationError
 from rag import CORRECTED, DRAFT, QUERY, Upstream, Way, found
 from sqlalchemy import create_engine, text
 
 from aligner_chains import REFUSAL, Aligner
 from aligner_chains.errors import CorrectionTimeoutError, GenerationError, InvalidInputError, InvalidTypeError
-from llama_index_aligner import AlignerQueryEngine, aligner_options
+from llama_index_aligner import AlignerQueryEngine, AlignerSynthesizer, aligner_options
 
 
 def an_index(*texts: str) -> VectorStoreIndex:
@@ -247,3 +252,122 @@ def test_what_is_no_response(aligner: Aligner) -> None:
 def test_what_is_no_option() -> None:
     with pytest.raises(ValidationError, match="feedbak"):
         AlignerQueryEngine(Custom(), feedbak="empathetic")
+
+
+def test_options_hold_where_the_context_is_copied(aligner: Aligner, server: HostileServer) -> None:
+    engine = AlignerQueryEngine(Custom(), aligner=aligner)
+
+    def in_threads(make: Callable[..., threading.Thread]) -> None:
+        thread = make(target=engine.query, args=(QUERY,))
+        thread.start()
+        thread.join()
+
+    def in_a_pool() -> None:
+        with ThreadPoolExecutor() as pool:
+            pool.submit(engine.query, QUERY).result()
+
+    async def in_tasks() -> None:
+        await asyncio.create_task(engine.aquery(QUERY))
+        await asyncio.to_thread(engine.query, QUERY)
+
+    with aligner_options(feedback="concise"):
+        asyncio.run(in_tasks())
+        in_threads(Thread)  # LlamaIndex's own, in which its chats stream
+        in_threads(lambda **options: threading.Thread(target=copy_context().run, args=(engine.query, QUERY)))
+        in_threads(threading.Thread)
+        in_a_pool()
+    said = ["more concise" in request.prompt for request in server.generations]
+    assert said == [True, True, True, True, False, False]
+
+
+def only_retrieving(way: Way, aligner: Aligner) -> dict[str, BaseQueryEngine]:
+    synthesizer = get_response_synthesizer(llm=Upstream(), response_mode="context_only", streaming=way.streams)
+    index = an_index(DRAFT)
+    plain = index.as_query_engine(llm=Upstream(), response_synthesizer=synthesizer)
+    guarded = AlignerSynthesizer(AlignerSynthesizer(synthesizer, aligner=aligner), aligner=aligner)
+    return {
+        "plain": plain,
+        "citations": CitationQueryEngine.from_args(index, llm=Upstream(), response_synthesizer=synthesizer),
+        "guarded": index.as_query_engine(llm=Upstream(), response_synthesizer=guarded),
+        "transformed": TransformQueryEngine(plain, IdentityQueryTransform()),
+        "retried": RetryQueryEngine(plain, Satisfied()),
+        "around another one": AlignerQueryEngine(plain, aligner=aligner),
+    }
+
+
+@pytest.mark.parametrize("name", ["plain", "citations", "guarded", "transformed", "retried", "around another one"])
+def test_an_engine_that_only_retrieves(
+    name: str, way: Way, aligner: Aligner, server: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "_llm", Upstream())
+    inner = only_retrieving(way, aligner)[name]
+    answer, response = way.query(AlignerQueryEngine(inner, aligner=aligner))
+    assert DRAFT in answer
+    assert response.metadata["aligner"] == {"outcome": "skipped", "reason": "retrieved text"}
+    assert response.source_nodes
+    assert server.requests == []
+
+
+def test_the_steps_of_a_query_that_only_retrieves(
+    way: Way, aligner: Aligner, server: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "_llm", Upstream())
+    engine = AlignerQueryEngine(only_retrieving(way, aligner)["plain"], aligner=aligner)
+    bundle = QueryBundle(QUERY)
+    answer, _ = way.run(
+        lambda: engine.synthesize(bundle, found(DRAFT)), lambda: engine.asynthesize(bundle, found(DRAFT))
+    )
+    assert answer.endswith(DRAFT)
+    assert server.requests == []
+
+
+def test_answers_of_models_are_corrected_where_only_a_synthesizer_says_that_they_were_retrieved(
+    way: Way, aligner: Aligner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "_llm", Upstream())
+    tool = QueryEngineTool.from_defaults(an_engine(Way(False, False)), name="books", description="About books.")
+    inner = sub_questions(way, tool)
+    inner._response_synthesizer = get_response_synthesizer(llm=Upstream(), response_mode="context_only")
+    answer, response = way.query(AlignerQueryEngine(inner, aligner=aligner))
+    assert "idiot" not in answer
+    assert response.metadata["aligner"]["outcome"] == "corrected"
+
+
+def test_an_engine_of_ones_own_is_not_taken_for_one_that_only_retrieves(
+    way: Way, aligner: Aligner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "_llm", Upstream())
+
+    class Rude(RetrieverQueryEngine):
+        def _query(self, query_bundle: QueryBundle) -> Any:
+            return Response(DRAFT)
+
+        async def _aquery(self, query_bundle: QueryBundle) -> Any:
+            return Response(DRAFT)
+
+    synthesizer = get_response_synthesizer(llm=Upstream(), response_mode="context_only")
+    inner = Rude(an_index().as_retriever(), synthesizer)
+    assert way.query(AlignerQueryEngine(inner, aligner=aligner))[0] == CORRECTED
+
+
+@pytest.mark.parametrize("name", ["plain", "guarded", "transformed", "retried", "around another one"])
+def test_an_empty_response_of_an_engines_own(
+    name: str, way: Way, aligner: Aligner, server: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "_llm", Upstream())
+    synthesizer = get_response_synthesizer(llm=Upstream(), streaming=way.streams)
+    synthesizer._empty_response = "Nothing found, you idiot."
+    index = VectorStoreIndex([], embed_model=MockEmbedding(embed_dim=1))
+    plain = index.as_query_engine(llm=Upstream(), response_synthesizer=synthesizer)
+    guarded = AlignerSynthesizer(synthesizer, aligner=aligner)
+    inner = {
+        "plain": plain,
+        "guarded": index.as_query_engine(llm=Upstream(), response_synthesizer=guarded),
+        "transformed": TransformQueryEngine(plain, IdentityQueryTransform()),
+        "retried": RetryQueryEngine(plain, Satisfied()),
+        "around another one": AlignerQueryEngine(plain, aligner=aligner),
+    }[name]
+    answer, response = way.query(AlignerQueryEngine(inner, aligner=aligner))
+    assert answer == "Nothing found, you idiot."
+    assert response.metadata["aligner"] == {"outcome": "skipped", "reason": "no answer"}
+    assert server.requests == []

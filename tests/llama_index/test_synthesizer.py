@@ -19,7 +19,8 @@ from llama_index.core.base.response.schema import (
 from llama_index.core.chat_engine import CondenseQuestionChatEngine
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
+from llama_index.core.response_synthesizers import ResponseMode, TreeSummarize, get_response_synthesizer
+from llama_index.core.response_synthesizers.context_only import ContextOnly
 from pydantic import BaseModel, ValidationError
 from rag import CORRECTED, DRAFT, QUERY, TOLD, Upstream, Way, found
 
@@ -413,3 +414,50 @@ def test_what_is_no_option() -> None:
         AlignerSynthesizer(inner, feedbak="empathetic")
     with pytest.raises(ValidationError, match="on_failure"):
         AlignerSynthesizer(inner, on_failure="explode")
+
+
+def test_context_of_nodes_with_the_same_id(way: Way, make: Make, server: HostileServer) -> None:
+    nodes = found("Faust is a tragedy.", "It is by Goethe.")
+    for node in nodes:
+        node.node.id_ = "faust"
+    _, response = way.synthesize(make(with_context=True), nodes=nodes)
+    assert response.metadata["aligner"]["context"] == ["faust", "faust"]
+    prompt = server.generations[0].prompt
+    assert "Faust is a tragedy.\n</passage>" in prompt
+    assert "It is by Goethe.\n</passage>" in prompt
+
+
+def test_retrieved_text_is_no_draft_in_one_synthesizer_around_another(
+    way: Way, make: Make, aligner: Aligner, server: HostileServer
+) -> None:
+    synthesizer = AlignerSynthesizer(make({"response_mode": ResponseMode.CONTEXT_ONLY}), aligner=aligner)
+    text, response = way.synthesize(synthesizer, nodes=found(DRAFT))
+    assert text == f"page: 0\n\n{DRAFT}"
+    assert response.metadata["aligner"] == {"outcome": "skipped", "reason": "retrieved text"}
+    assert server.requests == []
+
+
+def test_a_synthesizer_that_may_ask_a_model_is_not_taken_for_one_that_only_retrieves(
+    way: Way, upstream: Upstream, aligner: Aligner
+) -> None:
+    class Rude(ContextOnly):
+        def get_response(self, *args: Any, **kwargs: Any) -> str:
+            return DRAFT
+
+        async def aget_response(self, *args: Any, **kwargs: Any) -> str:
+            return DRAFT
+
+    assert way.synthesize(AlignerSynthesizer(Rude(llm=upstream), aligner=aligner))[0] == CORRECTED
+
+
+def test_an_empty_response_of_ones_own(way: Way, upstream: Upstream, aligner: Aligner, server: HostileServer) -> None:
+    inner = TreeSummarize(llm=upstream, streaming=way.streams)
+    inner._empty_response = "Nothing found, you idiot."
+    for synthesizer in (
+        AlignerSynthesizer(inner, aligner=aligner),
+        AlignerSynthesizer(AlignerSynthesizer(inner, aligner=aligner), aligner=aligner),
+    ):
+        text, response = way.synthesize(synthesizer, nodes=[])
+        assert text == "Nothing found, you idiot."
+        assert response.metadata == {"aligner": {"outcome": "skipped", "reason": "no answer"}}
+    assert server.requests == []
