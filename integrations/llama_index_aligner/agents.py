@@ -17,7 +17,7 @@ from pydantic import Field
 
 from aligner_chains.errors import ConfigurationError
 from llama_index_aligner.corrector import METADATA_KEY, Corrector
-from llama_index_aligner.messages import last_question, with_text
+from llama_index_aligner.messages import last_question, question_without_text, with_text
 from llama_index_aligner.options import CorrectionOptions, UntimedOptions
 
 
@@ -42,11 +42,11 @@ class _CorrectingAgent(UntimedOptions):
         if output.tool_calls or output.retry_messages:
             quiet.release()
             return output
-        question = await ctx.store.get("user_msg_str", default=None) or last_question(llm_input)
+        question, skip = await _question(ctx, llm_input)
         lead, draft = await self._draft(ctx)
         text = None
         try:
-            text, output[METADATA_KEY] = await self._corrected(ctx, question, lead, draft)
+            text, output[METADATA_KEY] = await self._corrected(ctx, question, lead, draft, skip=skip)
         finally:
             await self._replace(ctx, output, text)  # after a failure too, or the next run would go on from the draft
         return output
@@ -57,8 +57,8 @@ class _CorrectingAgent(UntimedOptions):
         # The answer of an agent that has made too many steps.
         quiet = _WithoutStream(ctx)
         response: ChatResponse = await cast("Any", super())._get_llm_response(quiet, llm_input, llm)  # noqa: SLF001
-        question = await ctx.store.get("user_msg_str", default=None) or last_question(llm_input)
-        text, provenance = await self._corrected(ctx, question, "", response.message.content or "")
+        question, skip = await _question(ctx, llm_input)
+        text, provenance = await self._corrected(ctx, question, "", response.message.content or "", skip=skip)
         return response.model_copy(
             update={
                 "message": with_text(response.message, text),
@@ -66,16 +66,18 @@ class _CorrectingAgent(UntimedOptions):
             }
         )
 
-    async def _corrected(self, ctx: AgentContext, question: str, lead: str, draft: str) -> tuple[str, dict[str, Any]]:
+    async def _corrected(
+        self, ctx: AgentContext, question: str, lead: str, draft: str, *, skip: str | None
+    ) -> tuple[str, dict[str, Any]]:
         fields = {name: getattr(self, name) for name in UntimedOptions.model_fields}
         corrector = Corrector.of(CorrectionOptions(timeout=self.correction_timeout, **fields), question)
         agent: Any = self
         if not agent.streaming:
-            return await corrector.atext(draft)
+            return await corrector.atext(draft, skip=skip)
         text, metadata = "", dict[str, Any]()
         if lead:
             ctx.write_event_to_stream(AgentStream(delta=lead, response=lead, current_agent_name=agent.name))
-        async with aclosing(corrector.atokens(draft, metadata)) as tokens:
+        async with aclosing(corrector.atokens(draft, metadata, skip=skip)) as tokens:
             async for token in tokens:
                 text += token
                 ctx.write_event_to_stream(AgentStream(delta=token, response=lead + text, current_agent_name=agent.name))
@@ -150,6 +152,16 @@ class _WithoutStream:
     def release(self) -> None:
         for event in self._held_back:
             self._ctx.write_event_to_stream(event)
+
+
+async def _question(ctx: AgentContext, llm_input: list[ChatMessage]) -> tuple[str, str | None]:
+    # What the user asked, and why no answer to that can be corrected.
+    if question := await ctx.store.get("user_msg_str", default=None):
+        return question, None
+    # Only the memory has the message itself: what the model is given may end with a message of the agent's.
+    memory: BaseMemory | None = await ctx.store.get("memory", default=None)
+    messages = llm_input if memory is None else await memory.aget_all()
+    return last_question(messages), question_without_text(messages)
 
 
 async def _refuse_what_passes_by(ctx: AgentContext) -> None:

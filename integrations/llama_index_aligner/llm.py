@@ -27,9 +27,9 @@ from pydantic import BaseModel, Field, SerializeAsAny, model_validator
 from aligner_chains import portal
 from aligner_chains.errors import ConfigurationError
 from llama_index_aligner.corrector import Corrector
-from llama_index_aligner.messages import acorrected, astreamed, last_question, text_of
+from llama_index_aligner.messages import acorrected, astreamed, last_question, question_without_text, text_of
 from llama_index_aligner.options import CorrectionOptions
-from llama_index_aligner.protocols import calls_tools, format_asked_for, is_for_a_program
+from llama_index_aligner.protocols import calls_tools, format_asked_for, is_for_a_program, step_asked_for
 
 if TYPE_CHECKING:
     from llama_index.core.llms.llm import ToolSelection
@@ -56,10 +56,10 @@ class AlignerLLM(CorrectionOptions, FunctionCallingLLM):
     begins when the draft is whole, with the Aligner's first token.
 
     What programs read passes as it is. That is known so: tool calls, as the upstream reads them from its responses;
-    structured prediction, which is the upstream's own; prompt templates with an output parser or of a type that asks
-    for a step of a program, such as a selection or a database query; and a draft that is in a format (JSON, ReAct's
-    Thought and Action, code to execute) which its prompt asks for. A prompt template that tells no question
-    (`query_str`) is refused.
+    structured prediction, which is the upstream's own; prompt templates with an output parser, or with a type or
+    variables that ask for a step of a program, such as a selection or a database query; LlamaIndex's own prompts for
+    search queries and standalone questions; and a draft that is in a format (JSON, ReAct's Thought and Action, code to
+    execute) which its prompt asks for. A prompt template that tells no question (`query_str`) is refused.
 
     For the answers of a RAG engine `AlignerSynthesizer` is the better place, and for agents `AlignerFunctionAgent` and
     `AlignerReActAgent`: what they correct is known to be an answer. Parts that use a model for something else, such as
@@ -94,7 +94,7 @@ class AlignerLLM(CorrectionOptions, FunctionCallingLLM):
         """The upstream's answer, corrected."""
         corrector = Corrector.of(self, last_question(messages))
         draft = self.llm.chat(messages, **kwargs)
-        skip = self._reason_to_skip(_prompt(messages), draft, kwargs)
+        skip = self._reason_to_skip(messages, draft, kwargs)
         return portal.run(lambda: acorrected(corrector, draft, skip=skip))
 
     @llm_chat_callback()
@@ -102,19 +102,19 @@ class AlignerLLM(CorrectionOptions, FunctionCallingLLM):
         """The upstream's answer, corrected."""
         corrector = Corrector.of(self, last_question(messages))
         draft = await self.llm.achat(messages, **kwargs)
-        return await acorrected(corrector, draft, skip=self._reason_to_skip(_prompt(messages), draft, kwargs))
+        return await acorrected(corrector, draft, skip=self._reason_to_skip(messages, draft, kwargs))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """A stream of the upstream's answer as it is corrected."""
         corrector = Corrector.of(self, last_question(messages))
-        return self._streamed(corrector, self.llm.stream_chat(messages, **kwargs), _prompt(messages), kwargs)
+        return self._streamed(corrector, self.llm.stream_chat(messages, **kwargs), messages, kwargs)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """A stream of the upstream's answer as it is corrected."""
         corrector = Corrector.of(self, last_question(messages))
-        return self._astreamed(corrector, await self.llm.astream_chat(messages, **kwargs), _prompt(messages), kwargs)
+        return self._astreamed(corrector, await self.llm.astream_chat(messages, **kwargs), messages, kwargs)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:  # noqa: FBT001, FBT002
@@ -254,17 +254,23 @@ class AlignerLLM(CorrectionOptions, FunctionCallingLLM):
         return self.llm
 
     def _reason_to_skip(
-        self, asked: str, draft: ChatResponse | CompletionResponse, kwargs: dict[str, Any]
+        self, asked: str | Sequence[ChatMessage], draft: ChatResponse | CompletionResponse, kwargs: dict[str, Any]
     ) -> str | None:
         if isinstance(draft, ChatResponse) and calls_tools(draft, self.llm):
             return "tool calls"
-        return format_asked_for(asked, text_of(draft), kwargs)
+        if isinstance(asked, str):
+            return step_asked_for(asked, text_of(draft)) or format_asked_for(asked, text_of(draft), kwargs)
+        return format_asked_for(_prompt(asked), text_of(draft), kwargs) or question_without_text(asked)
 
     def _format_asked_for(self, prompt: BasePromptTemplate, draft: str) -> str | None:
         return format_asked_for(prompt.get_template(self.llm), draft, {})
 
     def _streamed(
-        self, corrector: Corrector, draft: Generator[_R, None, None], asked: str, kwargs: dict[str, Any]
+        self,
+        corrector: Corrector,
+        draft: Generator[_R, None, None],
+        asked: str | Sequence[ChatMessage],
+        kwargs: dict[str, Any],
     ) -> Generator[_R, None, None]:
         whole: _R | None = None
         for response in draft:
@@ -276,7 +282,11 @@ class AlignerLLM(CorrectionOptions, FunctionCallingLLM):
             yield from responses
 
     async def _astreamed(
-        self, corrector: Corrector, draft: AsyncGenerator[_R, None], asked: str, kwargs: dict[str, Any]
+        self,
+        corrector: Corrector,
+        draft: AsyncGenerator[_R, None],
+        asked: str | Sequence[ChatMessage],
+        kwargs: dict[str, Any],
     ) -> AsyncGenerator[_R, None]:
         whole: _R | None = None
         async for response in draft:
@@ -289,7 +299,7 @@ class AlignerLLM(CorrectionOptions, FunctionCallingLLM):
                 yield response
 
     def _corrector(self, prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> Corrector | None:
-        if self.output_parser is not None or is_for_a_program(prompt):
+        if self.output_parser is not None or is_for_a_program(prompt, prompt_args):
             return None
         question = {**prompt.kwargs, **prompt_args}.get("query_str")
         if not isinstance(question, str):

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import (
+    CachePoint,
     ChatMessage,
     ChatResponse,
     CompletionResponse,
@@ -22,7 +23,19 @@ _R = TypeVar("_R", ChatResponse, CompletionResponse)
 
 def last_question(messages: Sequence[ChatMessage]) -> str:
     """The text of the last message of a user; empty if there is none."""
-    return next((message.content or "" for message in reversed(messages) if message.role == MessageRole.USER), "")
+    return "" if (message := _last_of_user(messages)) is None else message.content or ""
+
+
+def question_without_text(messages: Sequence[ChatMessage]) -> str | None:
+    """Why an answer cannot be corrected whose question is only an image, a sound or a file; `None` if it can be.
+
+    A blank text is no such question: who corrects decides about it.
+    """
+    message = _last_of_user(messages)
+    if message is None or (message.content or "").strip():
+        return None
+    has_more = any(not isinstance(block, TextBlock | CachePoint) for block in message.blocks)
+    return "no text in the question" if has_more else None
 
 
 def text_of(response: ChatResponse | CompletionResponse) -> str:
@@ -80,6 +93,10 @@ async def astreamed(corrector: Corrector, response: _R, *, skip: str | None) -> 
             text += token
             yield _revised(response, text, token)
     yield _revised(response, text, "", additional_kwargs=additional_kwargs)
+
+
+def _last_of_user(messages: Sequence[ChatMessage]) -> ChatMessage | None:
+    return next((message for message in reversed(messages) if message.role == MessageRole.USER), None)
 
 
 def _revised(response: _R, text: str, delta: str | None, **fields: Any) -> _R:

@@ -11,7 +11,7 @@ from hostile import HostileServer, hang, refuse
 from listening import Listener
 from llama_index.core import MockEmbedding, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentOutput, AgentStream, AgentWorkflow, FunctionAgent, ReActAgent
-from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock, ThinkingBlock
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock, ThinkingBlock
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.tools import FunctionTool, QueryEngineTool
@@ -20,7 +20,7 @@ from models import Model, calling
 from rag import CORRECTED, DRAFT, QUERY, Upstream, found
 
 from aligner_chains import REFUSAL, Aligner
-from aligner_chains.errors import ConfigurationError, CorrectionTimeoutError, GenerationError
+from aligner_chains.errors import ConfigurationError, CorrectionTimeoutError, GenerationError, InvalidInputError
 from llama_index_aligner import (
     AlignerFunctionAgent,
     AlignerLLM,
@@ -67,7 +67,7 @@ def streaming(request: pytest.FixtureRequest) -> bool:
     return request.param
 
 
-async def run(workflow: Any, question: str = QUERY, **options: Any) -> tuple[AgentOutput, list[Any]]:
+async def run(workflow: Any, question: str | ChatMessage = QUERY, **options: Any) -> tuple[AgentOutput, list[Any]]:
     """What the run returns, and the events that it streams."""
     handler = workflow.run(user_msg=question, **options)
     events = [event async for event in handler.stream_events()]
@@ -330,3 +330,36 @@ async def test_an_aligned_model_in_an_ordinary_agent(turns: Any, aligner: Aligne
         if not is_react:
             assert "idiot" not in "".join(streamed(events))
     assert len(server.generations) == (0 if is_react else 2)
+
+
+IMAGE = ChatMessage([ImageBlock(image=b"\x89PNG", image_mimetype="image/png")])
+
+
+async def test_a_question_that_is_only_an_image(
+    make: Make, streaming: bool, aligner: Aligner, server: HostileServer
+) -> None:
+    memory = ChatMemoryBuffer.from_defaults()
+    output, _ = await run(make(aligner=aligner, streaming=streaming), IMAGE, memory=memory)
+    assert str(output) == DRAFT
+    assert output["aligner"] == {"outcome": "skipped", "reason": "no text in the question"}
+    assert server.requests == []
+
+
+async def test_a_step_that_has_to_be_tried_again_for_an_image(aligner: Aligner, server: HostileServer) -> None:
+    agent = react(turns=("Thought: I do not know what to do.", ANSWER), aligner=aligner)
+    output, _ = await run(agent, IMAGE)
+    assert (str(output), output["aligner"]["reason"]) == (DRAFT, "no text in the question")
+    assert server.requests == []
+
+
+async def test_too_many_steps_for_an_image(make: Make, aligner: Aligner, server: HostileServer) -> None:
+    first = calling("search", title="Faust") if make is functions else ACTION
+    agent = make(turns=(first, DRAFT), aligner=aligner, early_stopping_method="generate")
+    assert str((await run(agent, IMAGE, max_iterations=1))[0]) == DRAFT
+    assert server.requests == []
+
+
+async def test_a_blank_question_is_no_way_around_the_aligner(make: Make, aligner: Aligner) -> None:
+    for question in ("", " "):
+        with pytest.raises(InvalidInputError, match="The query is"):
+            await make(aligner=aligner).run(user_msg=ChatMessage(question))
