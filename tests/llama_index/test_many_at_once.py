@@ -105,27 +105,34 @@ async def test_no_stream_meets_anothers_question(aligner: Aligner, server: Hosti
 
 
 class Gate:
-    """Keeps the server's answers back until so many requests wait for one, and somebody else has worked meanwhile."""
+    """Keeps the server's answers back until so many requests wait for one, and somebody else has worked meanwhile.
+
+    A loop that is blocked sends one request and waits for it: after a while the gate refuses that one and all that
+    follow, so that a test fails and does not hang.
+    """
+
+    PATIENCE = 30  # seconds; a loop that is not blocked sends all its requests in one or two
 
     def __init__(self, number: int) -> None:
         self._number = number
         self._waiting = 0
+        self._is_over = False
         self.is_full, self.is_open = threading.Event(), threading.Event()
 
     async def behave(self, call: Call) -> None:
         self._waiting += 1
         if self._waiting == self._number:
             self.is_full.set()
-        for _ in range(6000):
-            if self.is_open.is_set():
-                await speak()(call)
-                return
+        for _ in range(100 * self.PATIENCE):
+            if self._is_over or self.is_open.is_set():
+                break
             await asyncio.sleep(0.01)
-        await refuse(424, "generation", "nobody else could work")(call)
+        self._is_over = not self.is_open.is_set()
+        await (refuse(424, "generation", "nobody else could work") if self._is_over else speak())(call)
 
     async def tick(self) -> None:
         """Works in the loop of the requests, where it gets its turn only if nothing blocks."""
-        await asyncio.to_thread(self.is_full.wait)
+        assert await asyncio.to_thread(self.is_full.wait, 2 * self.PATIENCE), "too few requests came in"
         for _ in range(100):
             await asyncio.sleep(0)
         self.is_open.set()
