@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from conversations import Conversations, conversation
 from hostile import HostileServer, refuse, speak
 from listening import Listener
 from llama_index.core import MockEmbedding, VectorStoreIndex
@@ -14,7 +16,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 from llama_index.core.chat_engine import CondenseQuestionChatEngine, ContextChatEngine, SimpleChatEngine
 from llama_index.core.chat_engine.types import AgentChatResponse, BaseChatEngine, StreamingAgentChatResponse
 from llama_index.core.llms import ChatResponse
-from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.memory import BaseMemory, ChatMemoryBuffer
 from pydantic import ValidationError
 from rag import CORRECTED, DRAFT, QUERY, Upstream, Way, found
 
@@ -34,22 +36,23 @@ def an_index() -> VectorStoreIndex:
     return VectorStoreIndex([node.node for node in found()], embed_model=MockEmbedding(embed_dim=1))
 
 
-def memory() -> ChatMemoryBuffer:
+def a_memory() -> ChatMemoryBuffer:
     return ChatMemoryBuffer.from_defaults()
+
+
+async def atalk(way: Way, engine: BaseChatEngine, message: str = QUERY, **options: Any) -> tuple[str, Any]:
+    """What a user reads, and the response."""
+    if way.streams:
+        response = await engine.astream_chat(message, **options)
+        return "".join([token async for token in response.async_response_gen()]), response
+    response = await engine.achat(message, **options)
+    return str(response), response
 
 
 def talk(way: Way, engine: BaseChatEngine, message: str = QUERY, **options: Any) -> tuple[str, Any]:
     """What a user reads, and the response."""
-
-    async def atalk() -> tuple[str, Any]:
-        if way.streams:
-            response = await engine.astream_chat(message, **options)
-            return "".join([token async for token in response.async_response_gen()]), response
-        response = await engine.achat(message, **options)
-        return str(response), response
-
     if way.is_async:
-        return asyncio.run(atalk())
+        return asyncio.run(atalk(way, engine, message, **options))
     if way.streams:
         response = engine.stream_chat(message, **options)
         return "".join(response.response_gen), response
@@ -60,28 +63,31 @@ def talk(way: Way, engine: BaseChatEngine, message: str = QUERY, **options: Any)
 Make = Callable[..., BaseChatEngine]
 
 
-def context(llm: Upstream, **options: Any) -> BaseChatEngine:
+def context(llm: Upstream, memory: BaseMemory | None = None, **options: Any) -> BaseChatEngine:
     retriever = an_index().as_retriever()
-    return AlignerContextChatEngine.from_defaults(retriever, llm=llm, memory=memory(), **options)
+    return AlignerContextChatEngine.from_defaults(retriever, llm=llm, memory=memory or a_memory(), **options)
 
 
-def condense_plus_context(llm: Upstream, **options: Any) -> BaseChatEngine:
+def condense_plus_context(llm: Upstream, memory: BaseMemory | None = None, **options: Any) -> BaseChatEngine:
     retriever = an_index().as_retriever()
-    return AlignerCondensePlusContextChatEngine.from_defaults(retriever=retriever, llm=llm, memory=memory(), **options)
+    return AlignerCondensePlusContextChatEngine.from_defaults(
+        retriever=retriever, llm=llm, memory=memory or a_memory(), **options
+    )
 
 
-def around_simple(llm: Upstream, **options: Any) -> BaseChatEngine:
-    return AlignerChatEngine(SimpleChatEngine.from_defaults(llm=llm, memory=memory()), **options)
+def around_simple(llm: Upstream, memory: BaseMemory | None = None, **options: Any) -> BaseChatEngine:
+    return AlignerChatEngine(SimpleChatEngine.from_defaults(llm=llm, memory=memory or a_memory()), **options)
 
 
-def around_condense_question(llm: Upstream, **options: Any) -> BaseChatEngine:
+def around_condense_question(llm: Upstream, memory: BaseMemory | None = None, **options: Any) -> BaseChatEngine:
     engine = an_index().as_query_engine(llm=llm)
-    return AlignerChatEngine(CondenseQuestionChatEngine.from_defaults(engine, llm=llm, memory=memory()), **options)
+    inner = CondenseQuestionChatEngine.from_defaults(engine, llm=llm, memory=memory or a_memory())
+    return AlignerChatEngine(inner, **options)
 
 
-def around_context(llm: Upstream, **options: Any) -> BaseChatEngine:
-    retriever = an_index().as_retriever()
-    return AlignerChatEngine(ContextChatEngine.from_defaults(retriever, llm=llm, memory=memory()), **options)
+def around_context(llm: Upstream, memory: BaseMemory | None = None, **options: Any) -> BaseChatEngine:
+    inner = ContextChatEngine.from_defaults(an_index().as_retriever(), llm=llm, memory=memory or a_memory())
+    return AlignerChatEngine(inner, **options)
 
 
 ENGINES = [context, condense_plus_context, around_simple, around_condense_question, around_context]
@@ -190,7 +196,7 @@ def test_what_neither_knows(make: Make) -> None:
 def test_without_sources_there_is_no_answer(way: Way, aligner: Aligner, server: HostileServer) -> None:
     index = VectorStoreIndex([], embed_model=MockEmbedding(embed_dim=1))
     engine = AlignerContextChatEngine.from_defaults(
-        index.as_retriever(), llm=Upstream(), memory=memory(), aligner=aligner
+        index.as_retriever(), llm=Upstream(), memory=a_memory(), aligner=aligner
     )
     answer, response = talk(way, engine)
     assert (answer, response.metadata["aligner"]["reason"]) == ("Empty Response", "no answer")
@@ -234,26 +240,40 @@ def test_an_engine_that_always_streams(aligner: Aligner) -> None:
         def chat(self, message: str, chat_history: Any = None) -> Any:
             return StreamingAgentChatResponse()
 
-    engine = Streamer.from_defaults(llm=Upstream(), memory=memory())
+    engine = Streamer.from_defaults(llm=Upstream(), memory=a_memory())
     with pytest.raises(InvalidTypeError, match="not StreamingAgentChatResponse"):
         AlignerChatEngine(engine, aligner=aligner).chat(QUERY)
 
 
-def test_conversations_do_not_mix(make: Make, hostile: Callable[..., HostileServer]) -> None:
-    """Turns that are under way at once on one engine."""
+def test_conversations_do_not_mix(make: Make, way: Way, aligner: Aligner, server: HostileServer) -> None:
+    """Turns that are under way at once on one engine, each in a conversation of its own."""
     llm = Upstream(answer=lambda prompt: f"An answer to {prompt.rpartition('Q')[2][:3]}, you idiot.")
+    memory = Conversations()
+    engine = make(llm, memory, aligner=aligner, keep_draft=True)
+    questions = [f"Q{number}" for number in range(100, 120)]
 
-    async def ask(engine: BaseChatEngine, number: int) -> Any:
-        return await engine.achat(f"Q{number}")
+    def ask(question: str) -> tuple[str, Any]:
+        conversation.set(question)
+        return talk(way, engine, question)
 
-    async def ask_all(engine: BaseChatEngine) -> list[Any]:
-        return await asyncio.gather(*(ask(engine, number) for number in range(100, 120)))
+    async def aask(question: str) -> tuple[str, Any]:
+        conversation.set(question)
+        return await atalk(way, engine, question)
 
-    server = hostile()
-    with Aligner.from_tgi(server.url) as aligner:
-        responses = asyncio.run(ask_all(make(llm, aligner=aligner, keep_draft=True)))
-    for response in responses:
-        assert response.metadata["aligner"]["draft"] == response.response.removesuffix(".") + ", you idiot."
+    async def aask_all() -> list[tuple[str, Any]]:
+        return await asyncio.gather(*map(aask, questions))
+
+    if way.is_async:
+        turns = asyncio.run(aask_all())
+    else:
+        with ThreadPoolExecutor(len(questions)) as pool:
+            turns = list(pool.map(ask, questions))
+    for question, (text, response) in zip(questions, turns, strict=True):
+        assert text == f"An answer to {question[1:]}."
+        assert response.metadata["aligner"]["draft"] == f"An answer to {question[1:]}, you idiot."
+        assert [message.content for message in memory.messages[question]] == [question, text]
+    asked = sorted(request.prompt.rpartition(": ")[2] for request in server.generations)
+    assert asked == [f"{question} | An answer to {question[1:]}, you idiot. ASSISTANT:" for question in questions]
 
 
 @pytest.mark.parametrize("make", [context, around_simple])

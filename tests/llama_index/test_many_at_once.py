@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from conversations import Conversations, conversation
 from hostile import Call, HostileServer, refuse, speak
 from llama_index.core import MockEmbedding, VectorStoreIndex
 from llama_index.core.base.llms.types import ChatMessage
@@ -55,53 +56,161 @@ def any_engine(aligner: Aligner) -> Any:
     )
 
 
-ENGINES = pytest.mark.parametrize("make", [rag, any_engine])
+class Querying:
+    """A query engine that is asked a question."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def ask(self, question: str) -> tuple[str, Any]:
+        response = self._engine.query(question)
+        return str(response), response.metadata["aligner"]
+
+    async def aask(self, question: str) -> tuple[str, Any]:
+        response = await self._engine.aquery(question)
+        return str(response), response.metadata["aligner"]
+
+
+def a_rag(aligner: Aligner) -> Querying:
+    return Querying(rag(aligner))
+
+
+def an_aligned_engine(aligner: Aligner) -> Querying:
+    return Querying(any_engine(aligner))
+
+
+class Postprocessing:
+    """A postprocessor that gets a node with a draft for the question."""
+
+    def __init__(self, aligner: Aligner) -> None:
+        self._postprocessor = AlignerPostprocessor(aligner=aligner, keep_draft=True)
+
+    def ask(self, question: str) -> tuple[str, Any]:
+        (given,) = self._postprocessor.postprocess_nodes(found(numbered(question)), query_str=question)
+        return given.node.get_content(), given.node.metadata["aligner"]
+
+    async def aask(self, question: str) -> tuple[str, Any]:
+        (given,) = await self._postprocessor.apostprocess_nodes(found(numbered(question)), query_str=question)
+        return given.node.get_content(), given.node.metadata["aligner"]
+
+
+class AskingAModel:
+    """A model that is asked a question."""
+
+    def __init__(self, aligner: Aligner) -> None:
+        self._llm = AlignerLLM(llm=Model(answer=numbered), aligner=aligner, keep_draft=True)
+
+    def ask(self, question: str) -> tuple[str, Any]:
+        response = self._llm.chat([ChatMessage(question)])
+        return str(response.message.content), response.additional_kwargs["aligner"]
+
+    async def aask(self, question: str) -> tuple[str, Any]:
+        response = await self._llm.achat([ChatMessage(question)])
+        return str(response.message.content), response.additional_kwargs["aligner"]
+
+    async def astream(self, question: str) -> str:
+        stream = await self._llm.astream_chat([ChatMessage(question)])
+        return "".join([response.delta or "" async for response in stream])
+
+
+class Chatting:
+    """A chat engine whose users have a conversation each."""
+
+    def __init__(self, aligner: Aligner) -> None:
+        inner = SimpleChatEngine.from_defaults(llm=Upstream(answer=numbered), memory=Conversations())
+        self._engine = AlignerChatEngine(inner, aligner=aligner, keep_draft=True)
+
+    def ask(self, question: str) -> tuple[str, Any]:
+        conversation.set(question)
+        response = self._engine.chat(question)
+        return str(response), response.metadata["aligner"]
+
+    async def aask(self, question: str) -> tuple[str, Any]:
+        conversation.set(question)
+        response = await self._engine.achat(question)
+        return str(response), response.metadata["aligner"]
+
+    async def astream(self, question: str) -> str:
+        conversation.set(question)
+        response = await self._engine.astream_chat(question)
+        return "".join([token async for token in response.async_response_gen()])
+
+
+class Streaming:
+    """A RAG engine that streams its answer."""
+
+    def __init__(self, aligner: Aligner) -> None:
+        self._engine = an_index().as_query_engine(Upstream(), response_synthesizer=synthesizer(aligner, streaming=True))
+
+    async def astream(self, question: str) -> str:
+        response = await self._engine.aquery(question)
+        return "".join([token async for token in response.async_response_gen()])
+
+
+PARTS = pytest.mark.parametrize("make", [a_rag, an_aligned_engine, Postprocessing, AskingAModel, Chatting])
 NUMBERS = range(1000, 1200)
 
 
-def check(number: int, response: Any) -> None:
-    assert str(response) == f"An answer to number {number}."
-    assert response.metadata["aligner"]["draft"] == f"An answer to number {number}, you idiot."
+def a_question(number: int) -> str:
+    return f"What is number {number}?"
 
 
-def check_prompts(server: HostileServer) -> None:
+def check(number: int, text: str, told: Any) -> None:
+    assert text == f"An answer to number {number}."
+    assert told["draft"] == f"An answer to number {number}, you idiot."
+
+
+def check_prompts(server: HostileServer, numbers: range = NUMBERS) -> None:
     pairs = [re.findall(r"number (\d+)", request.prompt) for request in server.generations]
-    assert sorted(pairs) == [[str(number)] * 2 for number in NUMBERS]
+    assert sorted(pairs) == [[str(number)] * 2 for number in numbers]
 
 
-@ENGINES
+@PARTS
 async def test_no_answer_meets_anothers_question(
     make: Callable[[Aligner], Any], aligner: Aligner, server: HostileServer
 ) -> None:
-    engine = make(aligner)
-    responses = await asyncio.gather(*(engine.aquery(f"What is number {number}?") for number in NUMBERS))
-    for number, response in zip(NUMBERS, responses, strict=True):
-        check(number, response)
+    part = make(aligner)
+    answers = await asyncio.gather(*(part.aask(a_question(number)) for number in NUMBERS))
+    for number, answer in zip(NUMBERS, answers, strict=True):
+        check(number, *answer)
     check_prompts(server)
 
 
-@ENGINES
+@PARTS
 def test_no_answer_meets_anothers_question_in_threads(
     make: Callable[[Aligner], Any], aligner: Aligner, server: HostileServer
 ) -> None:
-    engine = make(aligner)
+    part = make(aligner)
     with ThreadPoolExecutor(50) as pool:
-        responses = list(pool.map(lambda number: engine.query(f"What is number {number}?"), NUMBERS))
-    for number, response in zip(NUMBERS, responses, strict=True):
-        check(number, response)
+        answers = list(pool.map(lambda number: part.ask(a_question(number)), NUMBERS))
+    for number, answer in zip(NUMBERS, answers, strict=True):
+        check(number, *answer)
     check_prompts(server)
 
 
-async def test_no_stream_meets_anothers_question(aligner: Aligner, server: HostileServer) -> None:
-    engine = an_index().as_query_engine(Upstream(), response_synthesizer=synthesizer(aligner, streaming=True))
-
-    async def ask(number: int) -> None:
-        response = await engine.aquery(f"What is number {number}?")
-        text = "".join([token async for token in response.async_response_gen()])
-        assert text == f"An answer to number {number}."
-
-    await asyncio.gather(*map(ask, NUMBERS))
+@pytest.mark.parametrize("make", [Streaming, AskingAModel, Chatting])
+async def test_no_stream_meets_anothers_question(
+    make: Callable[[Aligner], Any], aligner: Aligner, server: HostileServer
+) -> None:
+    part = make(aligner)
+    texts = await asyncio.gather(*(part.astream(a_question(number)) for number in NUMBERS))
+    assert texts == [f"An answer to number {number}." for number in NUMBERS]
     check_prompts(server)
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
+async def test_no_run_of_an_agent_meets_anothers_question(aligner: Aligner, server: HostileServer) -> None:
+    agent = AlignerFunctionAgent(llm=Model(answer=numbered), aligner=aligner, keep_draft=True)
+    # A run is a workflow of many steps, each a task: fifty make as many tasks as the two hundred queries do.
+    numbers = NUMBERS[:50]
+
+    async def ask(number: int) -> Any:
+        return await agent.run(user_msg=a_question(number))
+
+    outputs = await asyncio.gather(*map(ask, numbers))
+    for number, output in zip(numbers, outputs, strict=True):
+        check(number, str(output), output["aligner"])
+    check_prompts(server, numbers)
 
 
 class Gate:
