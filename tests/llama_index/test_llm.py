@@ -232,6 +232,16 @@ def test_tool_calls_as_only_the_upstream_reads_them(chat: Variant, aligner: Alig
     assert chat.ask(llm)[-1].message.content == CORRECTED
 
 
+def test_tool_calls_beside_the_message(chat: Variant, aligner: Aligner, server: HostileServer) -> None:
+    """Older integrations put them into `additional_kwargs`, and some are no models that call tools to LlamaIndex."""
+    call = {"id": "call-1", "function": {"name": "search", "arguments": "{}"}, "type": "function"}
+    message = ChatMessage(DRAFT, role=MessageRole.ASSISTANT, additional_kwargs={"tool_calls": [call]})
+    *_, response = chat.ask(AlignerLLM(llm=Model(turns=(message,)), aligner=aligner))
+    assert (response.message.content, response.message.additional_kwargs) == (DRAFT, {"tool_calls": [call]})
+    assert response.additional_kwargs["aligner"] == {"outcome": "skipped", "reason": "tool calls"}
+    assert server.requests == []
+
+
 def test_tools_go_to_the_upstream(make: Make) -> None:
     def search(title: str) -> str:
         return f"{title}: Goethe"
@@ -269,6 +279,8 @@ async def test_structured_prediction_is_the_upstreams(aligner: Aligner, server: 
     assert llm.structured_predict(Author, prompt, title="Faust") == author
     assert await llm.astructured_predict(Author, prompt, title="Faust") == author
     assert llm.as_structured_llm(Author).complete(QUERY).raw == author
+    # With the model itself inside, it would be asked to correct what a program reads, and notice only by its format.
+    assert llm.as_structured_llm(Author).llm is llm.llm
     program = LLMTextCompletionProgram.from_defaults(output_cls=Author, prompt=prompt, llm=llm)
     assert program(title="Faust") == await program.acall(title="Faust") == author
     assert server.requests == []
@@ -343,6 +355,23 @@ def test_a_prompt_template_tells_its_question(predict: Callable[..., str], make:
     partial = PromptTemplate("{query_str} Answer in rhymes.").partial_format(query_str=QUERY)
     assert predict(make(), partial) == CORRECTED
     assert [f": {QUERY} | {DRAFT}" in request.prompt for request in server.generations] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        PromptType.CONVERSATION,
+        PromptType.CUSTOM,
+        PromptType.QUESTION_ANSWER,
+        PromptType.REFINE,
+        PromptType.SIMPLE_INPUT,
+        PromptType.SQL_RESPONSE_SYNTHESIS,
+        PromptType.SQL_RESPONSE_SYNTHESIS_V2,
+        PromptType.SUMMARY,
+    ],
+)
+def test_every_prompt_template_whose_text_a_user_reads(kind: str, make: Make) -> None:
+    assert make().predict(PromptTemplate("{query_str}", prompt_type=kind), query_str=QUERY) == CORRECTED
 
 
 def test_a_prompt_template_for_a_step_of_a_program(

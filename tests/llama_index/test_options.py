@@ -156,9 +156,9 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 @pytest.fixture
 def never(hostile: Callable[..., HostileServer]) -> Any:
-    """An Aligner that does not answer, and would wait."""
+    """An Aligner that does not answer, and waits longer than these tests tell it to."""
     server = hostile(for_ever=hang)
-    with Aligner.from_tgi(server.url, timeout=600) as aligner:
+    with Aligner.from_tgi(server.url, timeout=5) as aligner:
         yield aligner
 
 
@@ -179,7 +179,7 @@ def test_the_time_for_all_calls(ask: Ask, never: Aligner) -> None:
 @FAILS_IN_A_THREAD_TOO
 def test_the_time_for_one_call(ask: Ask, never: Aligner) -> None:
     with aligner_options(timeout=0.05), pytest.raises(CorrectionTimeoutError, match=r"0\.05 s"):
-        ask(aligner=never, timeout=600)
+        ask(aligner=never, timeout=5)
 
 
 @pytest.mark.parametrize(

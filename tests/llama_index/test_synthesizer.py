@@ -130,6 +130,17 @@ def test_a_blank_query_is_no_way_around_the_aligner(way: Way, make: Make) -> Non
     assert (text, response.metadata["aligner"]["error"]["type"]) == (REFUSAL, "InvalidInputError")
 
 
+def test_an_empty_response_in_other_words(way: Way, make: Make, server: HostileServer) -> None:
+    """Whoever makes synthesizers says what stands for no answer."""
+    synthesizer = make()
+    synthesizer._synthesizer._empty_response = "Nothing found, you idiot."
+    synthesizer = AlignerSynthesizer(synthesizer._synthesizer, aligner=synthesizer._options.aligner)
+    text, response = way.synthesize(synthesizer, nodes=[])
+    assert text == "Nothing found, you idiot."
+    assert response.metadata["aligner"] == {"outcome": "skipped", "reason": "no answer"}
+    assert server.requests == []
+
+
 def test_additional_source_nodes(way: Way, make: Make) -> None:
     _, response = way.synthesize(make(), nodes=found("A.")[:1], additional_source_nodes=found("B.", "C.")[1:])
     assert [node.node_id for node in response.source_nodes] == ["node-0", "node-1"]
