@@ -15,9 +15,45 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+#: What a notebook shows only if drafts are corrected, by its cells' ids.
+CORRECTED = {
+    "langchain.ipynb": {
+        "chain": "'Paris.'",
+        "metadata-of-the-answer": "'outcome': 'corrected'",
+        "by-itself": "'Paris.'",
+        "correction": "text='Water it every morning and keep it in the sun.'",
+        "feedback-per-call": "'helpful and harmless': 'Water it every morning and keep it in the sun.'",
+        "stream": "Water| it| every| morning| and| keep| it| in| the| sun|.|",
+        "agent-run": "\n\nParis.\n",
+        "policies": "I can't give you a checked answer to this right now",
+        "asked-and-answered": "AI: Paris, you idiot.\n\nParis.\n",
+    },
+    "llama_index_rag.ipynb": {
+        "answer": "You can sew denim with the thick needle in the drawer.\n",
+        "differences": "Never change the socket without switching off the power.",
+        "sympathy": "I'm so sorry for your loss.",
+        "stream": "I| do| not| have| a| source| I| can| verify| for| this|.",
+        "postprocessor": "corrected: You can descale a kettle with vinegar and water.",
+        "three-turns": "assistant: You can sew denim with the thick needle in the drawer.\n",
+        "tool": "'outcome': 'corrected'",
+        "table": '<td style="text-align: left">corrected',
+    },
+}
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=[path.name for path in NOTEBOOKS])
-def notebook(request: pytest.FixtureRequest) -> Any:
-    return nbformat.read(request.param, as_version=4)
+def path(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def name(path: Path) -> str:
+    return path.name
+
+
+@pytest.fixture
+def notebook(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
 
 
 def kinds_of_output(notebook: Any) -> dict[str, set[str]]:
@@ -29,16 +65,36 @@ def kinds_of_output(notebook: Any) -> dict[str, set[str]]:
     }
 
 
-def test_it_runs_and_shows_what_it_keeps(notebook: Any, tmp_path: Path) -> None:
+def shown(notebook: Any) -> dict[str, str]:
+    """The text that each cell shows, by its id."""
+    return {
+        cell.id: "".join(
+            output.get("text", "") + "".join(str(value) for value in output.get("data", {}).values())
+            for output in cell.outputs
+        )
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    }
+
+
+def without_a_correction(notebook: Any, name: str) -> list[str]:
+    """The cells that should show a correction, and do not."""
+    texts = shown(notebook)
+    return [cell for cell, text in CORRECTED[name].items() if text not in texts[cell]]
+
+
+def test_it_runs_and_shows_what_it_keeps(notebook: Any, name: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "notebooks" / "documents", tmp_path / "documents")
     executed = copy.deepcopy(notebook)
     NotebookClient(executed, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert_clean(executed)
     assert kinds_of_output(executed) == kinds_of_output(notebook)
+    assert without_a_correction(executed, name) == []
 
 
-def test_what_it_keeps_is_clean(notebook: Any) -> None:
+def test_what_it_keeps_is_clean(notebook: Any, name: str) -> None:
     assert_clean(notebook)
+    assert without_a_correction(notebook, name) == []
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
 
