@@ -13,7 +13,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import FrameType
+from functools import partial
+from types import FrameType, FunctionType
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackManager
@@ -96,16 +97,27 @@ def _is_aligner(runnable: object) -> bool:
 
 def _corrects(step: object, depth: int = 0) -> bool:
     """Whether there is an Aligner in a step: in a chain, a branch or a function, or behind a binding or a fallback."""
-    if _is_aligner(step):
-        return True
-    inside: Iterable[object] = ()
-    if isinstance(step, RunnableLambda):
-        inside = step.deps
-    elif isinstance(step, Runnable) and not isinstance(step, BaseLanguageModel):
-        inside = vars(step).values()
-    elif isinstance(step, dict):
-        inside = step.values()
-    elif isinstance(step, list | tuple):
-        inside = step
     # A function may know itself.
-    return depth < _DEEPEST and any(_corrects(each, depth + 1) for each in inside)
+    return _is_aligner(step) or (depth < _DEEPEST and any(_corrects(each, depth + 1) for each in _inside(step)))
+
+
+def _inside(step: object) -> Iterable[object]:
+    if isinstance(step, RunnableLambda):
+        return (*step.deps, *_known_to(getattr(step, "func", None)), *_known_to(getattr(step, "afunc", None)))
+    if isinstance(step, Runnable) and not isinstance(step, BaseLanguageModel):
+        return vars(step).values()
+    members = step.values() if isinstance(step, dict) else step if isinstance(step, list | tuple) else ()
+    # What has a runnable, or a branch's pair of them, in front is not the thousand documents of a retriever.
+    return members if isinstance(next(iter(members), None), Runnable | tuple | partial | FunctionType) else ()
+
+
+def _known_to(function: object) -> Iterable[object]:
+    """The runnables that a function can use beside those that LangChain finds in what it closes over."""
+    if isinstance(function, partial):
+        return (*function.args, *function.keywords.values(), *_known_to(function.func))
+    owner = getattr(function, "__self__", None)
+    return (
+        *(value for value in getattr(owner, "__dict__", {}).values() if isinstance(value, Runnable)),
+        *(getattr(function, "__defaults__", None) or ()),
+        *(getattr(function, "__kwdefaults__", None) or {}).values(),
+    )

@@ -228,7 +228,7 @@ class AlignerRunnable(CorrectionOptions, RunnableSerializable[AlignerInput, Any]
             query = draft.query if draft.query is not None else (draft.history or _call_behind(draft, run_id).asked)
         elif callable(query):
             query = query(value)
-        elif isinstance(query, str) and query.isidentifier():
+        elif isinstance(query, str) and (query.isidentifier() or (isinstance(value, Mapping) and query in value)):
             query = _named(query, value, draft, run_id)
         return question_in(query, self.conversation)
 

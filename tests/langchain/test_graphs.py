@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -82,6 +83,9 @@ CHAINS: dict[str, Callable[[Runnable[Any, Any]], Runnable[Any, Any]]] = {
     "in-a-chain": lambda a: Upstream() | RunnableSequence(RunnablePassthrough(), a).with_config(run_name="inner"),
     "in-a-branch": lambda a: Upstream() | RunnableBranch((lambda _: True, a), RunnablePassthrough()),
     "in-a-function": lambda a: Upstream() | function_with(a),
+    "in-a-method": lambda a: Upstream() | RunnableLambda(Polisher(a).polish),
+    "in-a-partial": lambda a: Upstream() | RunnableLambda(partial(polish, a)),
+    "in-a-default": lambda a: Upstream() | function_with_default(a),
     "in-parallel": lambda a: Upstream() | RunnableParallel(answer=a) | itemgetter("answer"),
     "assigned": lambda a: (
         RunnableParallel(draft=Upstream())
@@ -103,11 +107,43 @@ def function_with(aligner: Runnable[Any, Any]) -> Runnable[Any, Any]:
     return RunnableLambda(correct)
 
 
+class Polisher:
+    def __init__(self, aligner: Runnable[Any, Any]) -> None:
+        self.aligner = aligner
+
+    def polish(self, draft: AIMessage) -> AIMessage:
+        return self.aligner.invoke(draft)
+
+
+def polish(aligner: Runnable[Any, Any], draft: AIMessage) -> AIMessage:
+    return aligner.invoke(draft)
+
+
+def function_with_default(aligner: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    def correct(draft: AIMessage, *, by: Runnable[Any, Any] = aligner) -> AIMessage:
+        return by.invoke(draft)
+
+    return RunnableLambda(correct)
+
+
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
 def test_in_chains_of_all_kinds(chain: Callable[..., Any], way: str, aligner: Aligner) -> None:
     messages = streamed(graph_of(chain(AlignerRunnable(aligner=aligner)), way), is_async=way == "ainvoke")
     assert [message.content for message in messages] == PIECES
+
+
+def test_the_documents_of_a_retriever_are_not_looked_through(aligner: Aligner) -> None:
+    class Documents(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            yield "Goethe wrote Faust."
+            raise AssertionError("somebody looks through the documents")
+
+    class Retriever(RunnablePassthrough):
+        documents: Any = Documents()
+
+    chain = Retriever() | Upstream() | AlignerRunnable(aligner=aligner)
+    assert [message.content for message in streamed(graph_of(chain, "invoke"), is_async=False)] == PIECES
 
 
 def test_a_function_that_knows_itself(aligner: Aligner) -> None:

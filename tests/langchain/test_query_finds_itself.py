@@ -268,7 +268,8 @@ def test_query_wins_over_what_came_along(value: Any, run: Run, aligner: Aligner,
 
 def test_a_key_of_the_input(run: Run, aligner: Aligner, server: HostileServer) -> None:
     assert run(AlignerRunnable(aligner=aligner, query="ask"), {"ask": QUESTION, "draft": DRAFT}) == CORRECTED
-    assert questions(server) == [QUESTION]
+    assert run(AlignerRunnable(aligner=aligner, query="the ask"), {"the ask": QUESTION, "draft": DRAFT}) == CORRECTED
+    assert questions(server) == [QUESTION, QUESTION]
 
 
 def test_a_dict_and_a_list_bring_their_question(run: Run, aligner: Aligner, server: HostileServer) -> None:
