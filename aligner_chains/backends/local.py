@@ -169,7 +169,7 @@ class LocalBackend:
             while True:
                 item = await arriving.get()
                 if isinstance(item, Exception):
-                    raise GenerationError(f"{self._name!r} failed: {type(item).__name__}: {item}") from item
+                    raise GenerationError(f"{self._name!r} failed: {type(item).__name__}: {item}.") from item
                 if item == "cancelled":
                     raise GenerationError(f"{self._name!r} was closed. Make a new Aligner.")
                 yield item

@@ -210,7 +210,9 @@ class Engine:
                     hand_over(Step(tokens[-1], answer))
         except (GenerationError, RuntimeError) as error:
             self._has_failed = True
-            raise generation_failed(str(error)) from error
+            # Without the advice that an error of ours ends with: the client's error has its own.
+            reason = str(error.args[0]) if error.args else type(error).__name__
+            raise generation_failed(reason) from error
         finally:
             self._turn.release()
 

@@ -232,7 +232,7 @@ async def test_health_is_lost_with_the_model_and_comes_back_with_it(session, ser
         assert response.status == 424
         failure = await response.json()
     assert failure["error"].startswith("Request failed during generation: ")
-    assert failure["error"].endswith("out of memory")
+    assert failure["error"].endswith("RuntimeError: out of memory.")
     assert failure["error_type"] == "generation"
     async with session.get(f"{url}/health") as response:
         assert response.status == 503

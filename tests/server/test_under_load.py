@@ -167,7 +167,7 @@ async def test_a_failure_in_a_stream_is_an_event(session, serve_model, scripted)
     scripted.error = RuntimeError("out of memory")
     async with session.post(f"{url}/generate_stream", json=BODY) as response:
         (failure,) = await events_of(response)
-    assert failure["error"].endswith("out of memory")
+    assert failure["error"].endswith("RuntimeError: out of memory.")
     assert failure["error_type"] == "generation"
     async with session.post(f"{url}/v1/completions", json={"prompt": "a", "stream": True}) as response:
         error = {"message": failure["error"], "http_status_code": 424}
