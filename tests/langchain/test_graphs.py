@@ -140,9 +140,9 @@ def test_the_documents_of_a_retriever_are_not_looked_through(aligner: Aligner) -
             raise AssertionError("somebody looks through the documents")
 
     class Retriever(RunnablePassthrough):
-        documents: Any = Documents()
+        documents: Any
 
-    chain = Retriever() | Upstream() | AlignerRunnable(aligner=aligner)
+    chain = Retriever(documents=Documents()) | Upstream() | AlignerRunnable(aligner=aligner)
     assert [message.content for message in streamed(graph_of(chain, "invoke"), is_async=False)] == PIECES
 
 
