@@ -1,4 +1,4 @@
-"""The command line: `aligner-chains correct | serve | train | evaluate-embedded | data`."""
+"""The command line: `aligner-chains correct | serve | train | average | evaluate-embedded | data`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ data_app = typer.Typer(help="Makes data to train an Aligner on.", no_args_is_hel
 app.add_typer(data_app, name="data")
 
 _errors = Console(stderr=True, highlight=False)
+_TRAINING_NEEDS = "Training needs torch and transformers: pip install 'aligner-chains[train]'."
 _FORMATS = ", ".join(PROMPT_FORMATS)
 
 
@@ -214,9 +215,7 @@ def train(
         from aligner_chains.training.config import TrainingConfig
         from aligner_chains.training.trainer import train as run_training
     except ImportError as error:
-        raise MissingDependencyError(
-            "Training needs torch and transformers: pip install 'aligner-chains[train]'."
-        ) from error
+        raise MissingDependencyError(_TRAINING_NEEDS) from error
 
     result = run_training(
         TrainingConfig(
@@ -237,6 +236,31 @@ def train(
     )
     print(f"{result.path} is ready after {result.tokens:,} tokens in {result.steps:,} steps.")
     print(f'aligner-chains correct --model {result.path} "What is the capital of France?" "Paris, you fool." tries it.')
+
+
+@app.command()
+def average(
+    models: Annotated[list[Path], typer.Argument(help="Folders of models that were trained from the same weights.")],
+    *,
+    out: Annotated[Path, typer.Option(help="The folder for the model.")],
+) -> None:
+    """Averages the weights of trained Aligners, which makes fewer mistakes than any of them.
+
+    For example:
+
+        aligner-chains train first --start my-nano --seed 1
+
+        aligner-chains train second --start my-nano --seed 2
+
+        aligner-chains average first second --out better
+    """
+    try:
+        from aligner_chains.training.export import average_models
+    except ImportError as error:
+        raise MissingDependencyError(_TRAINING_NEEDS) from error
+
+    average_models(models, out)
+    print(f"{out} is ready, the mean of {len(models)} models.")
 
 
 @app.command("evaluate-embedded")

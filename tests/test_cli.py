@@ -18,6 +18,8 @@ from aligner_chains import REFUSAL
 from aligner_chains._version import __version__
 from aligner_chains.cli import app, main
 from aligner_chains.data import read_triples
+from aligner_chains.errors import TruncatedCorrectionError
+from aligner_chains.model_config import EMBEDDED_PATH
 from aligner_chains.training.config import TrainingConfig
 from aligner_chains.training.trainer import TrainingResult
 
@@ -124,7 +126,7 @@ def test_version():
     assert run("--version").stdout == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["correct", "serve", "train", "evaluate-embedded", "data synthesize"])
+@pytest.mark.parametrize("command", ["correct", "serve", "train", "average", "evaluate-embedded", "data synthesize"])
 def test_help_teaches_by_example(command: str):
     _, _, examples = run(*command.split(), "--help").stdout.partition("For example:")
     assert f"aligner-chains {command} " in examples
@@ -141,7 +143,14 @@ def test_train_makes_a_model_that_correct_can_use(tmp_path: Path):
     result = run("train", str(out), "--tokens", "3000")
     assert result.exit_code == 0, result.output
     assert (out / "model.safetensors").is_file()
-    assert run("correct", "--model", str(out), QUERY, POLITE).exit_code in (0, 1)
+    result = run("correct", "--model", str(out), QUERY, POLITE)
+    assert result.exit_code == 0 or isinstance(result.exception, TruncatedCorrectionError)
+
+
+def test_average_makes_a_model_of_several(tmp_path: Path):
+    result = run("average", str(EMBEDDED_PATH), str(EMBEDDED_PATH), "--out", str(tmp_path / "mean"))
+    assert result.exit_code == 0, result.output
+    assert run("correct", "--model", str(tmp_path / "mean"), QUERY, RUDE).stdout == f"{POLITE}\n"
 
 
 def test_train_hands_every_option_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -19,8 +19,10 @@ from aligner_chains.feedback import Feedback
 from aligner_chains.neutralize import neutralize
 from aligner_chains.prompts import PROMPT_FORMATS
 from aligner_chains.training.streams import TripleStream, endless
+from aligner_chains.training.synthetic.text import chunks_of
 
-_FORMAT = PROMPT_FORMATS["aligner-7b"]
+#: What the model is trained to read.
+PROMPT_FORMAT = PROMPT_FORMATS["aligner-7b"]
 _LENGTH_JITTER = 8
 
 
@@ -31,10 +33,12 @@ class Example:
     Attributes:
         ids: Prompt, correction and end token.
         prompt_tokens: How many of them are the prompt.
+        edited: Places of the draft's tokens, each with whether its sentence is to change.
     """
 
     ids: tuple[int, ...]
     prompt_tokens: int
+    edited: tuple[tuple[int, bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,16 @@ class Batch:
         ids: `[B, S]`, padded on the right.
         places: `[N]`, the places in `ids`, counted through all rows, behind which a token of a correction comes.
         labels: `[N]`, those tokens.
+        draft_places: `[M]`, the places of drafts' tokens, counted likewise.
+        edited: `[M]`, 1 where the sentence of such a token is to change, else 0.
         tokens: Number of tokens without padding.
     """
 
     ids: Tensor
     places: Tensor
     labels: Tensor
+    draft_places: Tensor
+    edited: Tensor
     tokens: int
 
 
@@ -116,10 +124,10 @@ class Encoder:
             )
         self._tokenizer = tokenizer
         self._end = cast(int, tokenizer.eos_token_id)
-        self._markers = (*_FORMAT.markers, *tokenizer.all_special_tokens)
+        self._markers = (*PROMPT_FORMAT.markers, *tokenizer.all_special_tokens)
         fixed = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
         self._ordinary = sorted(set(tokenizer.get_vocab().values()) - fixed)
-        before, _, rest = _FORMAT.template.partition(" {query}")
+        before, _, rest = PROMPT_FORMAT.template.partition(" {query}")
         between, _, after = rest.partition(" {draft}")
         self._before = self._tokens(before.format(objective=Feedback.HELPFUL_AND_HARMLESS))
         self._between, self._after = (self._tokens(text, add_special_tokens=False) for text in (between, after))
@@ -129,12 +137,24 @@ class Encoder:
         query, draft, correction, objective = neutralize(
             (triple.query.strip(), triple.draft.strip(), triple.correction.strip(), triple.objective), self._markers
         ).texts
-        prompt = cast(str, _FORMAT.render(query, draft, Feedback(objective)))
+        prompt = cast(str, PROMPT_FORMAT.render(query, draft, Feedback(objective)))
         prompt_ids = self._tokens(prompt)
         # Encoded as one text: some tokenizers put a space of their own before whatever they encode.
         ids = self._tokens(f"{prompt} {correction}")
         shared = next((i for i, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b), len(prompt_ids))
-        return Example((*ids, self._end), min(shared, len(ids)))
+        return Example((*ids, self._end), min(shared, len(ids)), self._edited(prompt, draft, correction))
+
+    def _edited(self, prompt: str, draft: str, correction: str) -> tuple[tuple[int, bool], ...]:
+        if not self._tokenizer.is_fast:  # others do not tell where in the text a token is from
+            return ()
+        fates: dict[int, bool] = {}  # of the characters of the draft's sentences
+        at = prompt.rindex(draft)
+        for gap, marker, sentence in chunks_of(draft):
+            at += len(gap) + len(marker)
+            fates |= dict.fromkeys(range(at, at + len(sentence)), sentence not in correction)
+            at += len(sentence)
+        offsets = self._tokenizer(prompt, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        return tuple((i, fates[end - 1]) for i, (_, end) in enumerate(offsets) if end - 1 in fates)
 
     def random_copy(self, rng: random.Random, *, longest: int) -> Example:
         """Random tokens as a draft, to be copied: no knowledge of language helps, only looking does."""
@@ -274,9 +294,18 @@ class BatchStream:
         ids = torch.full((len(examples), width), self._pad)  # [B, S]
         places: list[int] = []
         labels: list[int] = []
+        edited: list[tuple[int, bool]] = []
         for row, example in enumerate(examples):
             first, last = example.prompt_tokens, len(example.ids)
             ids[row, :last] = torch.tensor(example.ids)
             places.extend(range(row * width + first - 1, row * width + last - 1))
             labels.extend(example.ids[first:])
-        return Batch(ids, torch.tensor(places), torch.tensor(labels), sum(len(example.ids) for example in examples))
+            edited.extend((row * width + place, edit) for place, edit in example.edited)
+        return Batch(
+            ids,
+            torch.tensor(places),
+            torch.tensor(labels),
+            torch.tensor([place for place, _ in edited], dtype=torch.long),
+            torch.tensor([edit for _, edit in edited], dtype=torch.float32),
+            sum(len(example.ids) for example in examples),
+        )

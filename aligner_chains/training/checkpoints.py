@@ -29,6 +29,7 @@ class Checkpoint(TypedDict):
     tokens: int
     settings: dict[str, Any]
     model: dict[str, Tensor]
+    tagger: dict[str, Tensor]
     optimizers: list[dict[str, Any]]
     processes: list[ProcessState]
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from aligner_chains.errors import ConfigurationError
+from aligner_chains.model_config import AlignerConfig
+from aligner_chains.training.batches import PROMPT_FORMAT
 from aligner_chains.training.checkpoints import load_checkpoint
 
 _TOKENIZER_FILES = (
@@ -27,7 +30,7 @@ _TOKENIZER_FILES = (
 
 
 def export_model(model: PreTrainedModel, folder: Path) -> None:
-    """Writes weights in float16 and configuration into a folder; the model itself is left as it is.
+    """Writes weights in float16 and what goes with them into a folder; the model itself is left as it is.
 
     Args:
         model: A causal language model.
@@ -46,6 +49,7 @@ def export_model(model: PreTrainedModel, folder: Path) -> None:
     elif "rope_theta" in config:
         config["rope_parameters"] = {"rope_theta": config["rope_theta"], "rope_type": "default"}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    AlignerConfig(PROMPT_FORMAT).save(folder)
 
 
 def export_checkpoint(run: Path, folder: Path) -> int:
@@ -66,6 +70,47 @@ def export_checkpoint(run: Path, folder: Path) -> int:
     export_model(model, folder)
     copy_tokenizer(run, folder)
     return checkpoint["step"]
+
+
+def average_models(folders: Sequence[Path], folder: Path) -> None:
+    """Makes a model whose weights are the mean of those of models that were trained from the same weights.
+
+    Such a mean makes fewer mistakes than any of them (arXiv 2203.05482).
+
+    Args:
+        folders: The models; they have one tokenizer.
+        folder: Where to write the mean and its tokenizer.
+
+    Raises:
+        ConfigurationError: A folder holds no model, or the models differ in shape or tokenizer.
+    """
+    first, *others = folders
+    model = load_model(first)
+    weights = model.state_dict()
+    tokens = AutoTokenizer.from_pretrained(first).get_vocab()
+    for other in others:
+        added = load_model(other).state_dict()
+        if {name: w.shape for name, w in added.items()} != {name: w.shape for name, w in weights.items()}:
+            raise ConfigurationError(f"{str(other)!r} holds a model of another shape than {str(first)!r}.")
+        if AutoTokenizer.from_pretrained(other).get_vocab() != tokens:
+            raise ConfigurationError(f"The tokenizer in {str(other)!r} is another one than that in {str(first)!r}.")
+        for name, weight in added.items():
+            weights[name] = weights[name] + weight
+    model.load_state_dict({name: weight / len(folders) for name, weight in weights.items()})
+    export_model(model, folder)
+    copy_tokenizer(first, folder)
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """A causal language model from a folder, in float32.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{str(folder)!r} holds no causal language model: {error}") from error
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

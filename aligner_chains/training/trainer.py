@@ -10,6 +10,7 @@ Weights, gradients and optimisers are in float32; with `bf16` products of matric
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,6 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -35,6 +35,7 @@ from aligner_chains.training.batches import (
     BASE_CURRICULUM,
     CONTINUED_CURRICULUM,
     NANO_CURRICULUM,
+    Batch,
     BatchStream,
     Curriculum,
     Encoder,
@@ -48,7 +49,8 @@ from aligner_chains.training.checkpoints import (
 )
 from aligner_chains.training.config import TrainingConfig
 from aligner_chains.training.copy_circuit import build_nano, nano_config
-from aligner_chains.training.export import copy_tokenizer, export_model
+from aligner_chains.training.edit_tagger import EditTagger
+from aligner_chains.training.export import copy_tokenizer, export_model, load_model
 from aligner_chains.training.muon import Muon
 from aligner_chains.training.progress import Measurement, Reporter
 from aligner_chains.training.streams import endless
@@ -58,6 +60,7 @@ _WARM_UP_STEPS = 100
 _DECAY_SHARE = 0.6  # of the run, at its end
 _LEAST_RATE = 0.03  # of the peak
 _LONGEST_GRADIENT = 1.0
+_TAGGING = 0.1  # how much a draft's token counts, told right or wrong, where a correction's token counts 1
 _TOKENIZER_TRIPLES = 30_000
 _SEEDS_PER_RUN = 1000  # a seed for each process; the last is the tokenizer's
 
@@ -145,18 +148,17 @@ class _Run:
         tokenizer = AutoTokenizer.from_pretrained(config.out)
         torch.manual_seed(_seed(config, self.rank))
         trained = config.base or config.start
-        self.model = (
-            _load_trained(trained) if trained else build_nano(_nano_config(config, tokenizer), seed=config.seed)
-        )
+        self.model = load_model(trained) if trained else build_nano(_nano_config(config, tokenizer), seed=config.seed)
         if not config.base:
             # Faster than fused attention for the short texts that are most of the training.
             self.model.set_attn_implementation("eager")
+        self.tagger = None if config.base else EditTagger(self.model)
         self.model.train()
         self.precision = torch.autocast("cpu", torch.bfloat16, enabled=config.bf16)
         # Batches have a shape of their own each, for which nothing is to be compiled again.
         self.forward = torch.compile(_forward, dynamic=True) if config.torch_compile else _forward
-        self.optimizers = _optimizers(self.model, config)
-        self.gradients = _SharedGradients(self.model)
+        self.optimizers = _optimizers(self.model, self.tagger, config)
+        self.gradients = _SharedGradients(weight for optimizer, _ in self.optimizers for weight in _weights(optimizer))
         self.batches = BatchStream(
             config.triples,
             Encoder(tokenizer),
@@ -203,8 +205,8 @@ class _Run:
         batch = self.batches.next(share)
         self.gradients.clear()
         with self.precision:
-            loss, right = self.forward(self.model, batch.ids, batch.places, batch.labels, nano=self.config.base is None)
-        loss.backward()
+            loss, right, tagging = self.forward(self.model, self.tagger, batch)
+        (loss + _TAGGING * tagging).backward()
         counts = self.gradients.combine(_Counts(loss.item(), right.item(), len(batch.labels), batch.tokens))
         rate = _rate(self.step, share)
         for optimizer, peak in self.optimizers:
@@ -238,6 +240,7 @@ class _Run:
                 "tokens": self.tokens,
                 "settings": _settings(self.config),
                 "model": self.model.state_dict(),
+                "tagger": self.tagger.state_dict() if self.tagger else {},
                 "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
                 "processes": processes,
             }
@@ -246,6 +249,8 @@ class _Run:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.step, self.tokens = checkpoint["step"], checkpoint["tokens"]
         self.model.load_state_dict(checkpoint["model"])
+        if self.tagger:
+            self.tagger.load_state_dict(checkpoint["tagger"])
         for (optimizer, _), state in zip(self.optimizers, checkpoint["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         mine = checkpoint["processes"][self.rank]
@@ -273,8 +278,8 @@ class _Counts:
 class _SharedGradients:
     """All gradients in one vector, so that processes exchange them at once; the counts travel with them."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        weights = list(model.parameters())
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        weights = list(parameters)
         self._all = torch.zeros(sum(weight.numel() for weight in weights) + 4)
         self._gradients, self._counts = self._all[:-4], self._all[-4:]
         for weight, gradient in zip(weights, self._gradients.split([w.numel() for w in weights]), strict=True):
@@ -293,27 +298,25 @@ class _SharedGradients:
         return _Counts(loss, right, targets, round(tokens))
 
 
-def _forward(
-    model: PreTrainedModel, ids: Tensor, places: Tensor, labels: Tensor, *, nano: bool
-) -> tuple[Tensor, Tensor]:
-    """The sum of the losses of the corrections' tokens, and how many of them the model got right.
+def _forward(model: PreTrainedModel, tagger: EditTagger | None, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the corrections' tokens the sum of the losses and how many are right, and the tagger's loss.
 
     Args:
         model: The model.
-        ids: `[B, S]`.
-        places: `[N]`, the places in `ids`, counted through all rows, behind which a correction's token comes.
-        labels: `[N]`, those tokens.
-        nano: Whether the model is an embedded Aligner.
+        tagger: What goes with it if it is an embedded Aligner.
+        batch: What to train on.
     """
     # No attention mask: padding is on the right, where a causal model does not look.
-    if nano:
+    if tagger:
         # The output layer is a third of the work, and only corrections have labels.
-        states = model.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)  # [B * S, H]
-        logits = model.lm_head(states[places])  # [N, V]
+        output = model.model(input_ids=batch.ids, use_cache=False, output_hidden_states=True)
+        logits = model.lm_head(output.last_hidden_state.flatten(0, 1)[batch.places])  # [N, V]
+        tagging = tagger.loss(output.hidden_states[tagger.layer].flatten(0, 1)[batch.draft_places], batch.edited)
     else:
-        logits = model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[places]  # [N, V]
-    loss = functional.cross_entropy(logits.float(), labels, reduction="sum")
-    return loss, (logits.detach().argmax(-1) == labels).sum()
+        logits = model(input_ids=batch.ids, use_cache=False).logits.flatten(0, 1)[batch.places]  # [N, V]
+        tagging = logits.new_zeros(())
+    loss = functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+    return loss, (logits.detach().argmax(-1) == batch.labels).sum(), tagging
 
 
 def _rate(step: int, share: float) -> float:
@@ -322,15 +325,21 @@ def _rate(step: int, share: float) -> float:
     return min(1.0, (step + 1) / _WARM_UP_STEPS) * decay
 
 
-def _optimizers(model: PreTrainedModel, config: TrainingConfig) -> list[tuple[torch.optim.Optimizer, float]]:
-    if config.base:
+def _optimizers(
+    model: PreTrainedModel, tagger: EditTagger | None, config: TrainingConfig
+) -> list[tuple[torch.optim.Optimizer, float]]:
+    if not tagger:
         adamw = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
         return [(adamw, config.peak_lr)]
     matrices = [w for name, w in model.named_parameters() if name.endswith("_proj.weight")]
     chosen = set(map(id, matrices))
-    rest = [w for w in model.parameters() if id(w) not in chosen]
+    rest = [w for w in (*model.parameters(), *tagger.parameters()) if id(w) not in chosen]
     adamw = torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     return [(Muon(matrices), config.muon_lr), (adamw, config.peak_lr)]
+
+
+def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def _nano_config(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
@@ -347,13 +356,6 @@ def _curriculum(config: TrainingConfig) -> Curriculum:
     if config.base:
         return BASE_CURRICULUM
     return CONTINUED_CURRICULUM if config.start else NANO_CURRICULUM
-
-
-def _load_trained(folder: Path) -> PreTrainedModel:
-    try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{str(folder)!r} holds no causal language model: {error}") from error
 
 
 def _context(model: PreTrainedModel) -> int:

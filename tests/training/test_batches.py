@@ -63,6 +63,25 @@ def test_a_special_token_in_a_text_does_not_end_the_correction(encoder: Encoder)
     assert example.ids.count(tokenizer_of_this_file().eos_token_id) == 1
 
 
+def test_a_draft_s_tokens_tell_whether_their_sentence_changes(encoder: Encoder) -> None:
+    draft = "1. Yes, you can. You fool!\n2. Freeze it, you fool."
+    triple = Triple("Can I freeze bread?", draft, "1. Yes, you can.\n2. Freeze it.")
+    example = encoder.encode(triple)
+    batch = BatchStream(
+        lambda _: iter([triple]), encoder, Curriculum(0.0, pool=1), seed=0, batch_tokens=9, context=300, pad=0
+    ).next(0.0)
+    assert torch.equal(
+        batch.ids.flatten()[batch.draft_places], torch.tensor([example.ids[i] for i, _ in example.edited])
+    )
+    assert batch.edited.tolist() == [edit for _, edit in example.edited]
+    stays, changes = (
+        tokenizer_of_this_file().decode(batch.ids.flatten()[batch.draft_places[batch.edited == edit]])
+        for edit in (0, 1)
+    )
+    assert stays == "Yes, you can."
+    assert changes == "You fool!Freeze it, you fool."
+
+
 def test_labels_stand_where_the_token_before_is_read(encoder: Encoder) -> None:
     batch = batch_stream(encoder, Curriculum(warm_up=0.0, pool=20)).next(0.5)
     assert len(batch.labels) > len(batch.ids)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from aligner_chains.data import Triple, write_triples
 from aligner_chains.errors import ConfigurationError, DataError
 from aligner_chains.training import trainer
+from aligner_chains.training.batches import Encoder
 from aligner_chains.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from aligner_chains.training.config import TrainingConfig
 from aligner_chains.training.copy_circuit import NanoShape
-from aligner_chains.training.export import export_checkpoint
+from aligner_chains.training.edit_tagger import EditTagger
+from aligner_chains.training.export import average_models, export_checkpoint, load_model
 from aligner_chains.training.trainer import train
 
 #: It takes a minute or two, and a compiler that not every machine has.
@@ -165,6 +169,45 @@ def test_a_checkpoint_can_be_exported(trained: Path, tmp_path: Path) -> None:
     exported, final = (load_file(folder / "model.safetensors") for folder in (tmp_path, trained))
     assert all(torch.equal(exported[name], final[name]) for name in final)
     AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_the_middle_of_the_model_knows_which_sentences_change(learned: Path) -> None:
+    checkpoint = load_checkpoint(learned)
+    assert checkpoint is not None
+    model, tokenizer = load_model(learned), AutoTokenizer.from_pretrained(learned)
+    tagger = EditTagger(model)
+    tagger.load_state_dict(checkpoint["tagger"])
+    loss = 0.0
+    for example in map(Encoder(tokenizer).encode, TRIPLES):
+        states = model(torch.tensor([example.ids]), output_hidden_states=True).hidden_states[tagger.layer][0]
+        place, edited = example.edited[-1]
+        loss += tagger.loss(states[[place]], torch.tensor([float(edited)])).item()
+    assert loss / len(TRIPLES) < 0.9 * math.log(2)  # the loss of not knowing
+
+
+def test_models_are_averaged(learned: Path, trained: Path, tmp_path: Path) -> None:
+    average_models([learned, trained], tmp_path)
+    one, other, mean = (load_file(folder / "model.safetensors") for folder in (learned, trained, tmp_path))
+    for name, weight in mean.items():
+        torch.testing.assert_close(weight.float(), (one[name].float() + other[name].float()) / 2, rtol=1e-3, atol=1e-6)
+    vocabularies = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (learned, tmp_path)]
+    assert vocabularies[0] == vocabularies[1]
+
+
+def test_models_that_have_no_mean_are_an_error(trained: Path, tmp_path: Path, data: Path) -> None:
+    wider = small_run(tmp_path / "wider", data, tokens=1)
+    train(replace(wider, shape=replace(SMALL, feed_forward=96)))
+    with pytest.raises(ConfigurationError, match=r"wider.*another shape"):
+        average_models([trained, wider.out], tmp_path / "mean")
+    shutil.copytree(trained, other := tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["e"], vocabulary["a"] = vocabulary["a"], vocabulary["e"]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"tokenizer in .*other"):
+        average_models([trained, other], tmp_path / "mean")
+    with pytest.raises(ConfigurationError, match="holds no causal language model"):
+        average_models([trained, data.parent], tmp_path / "mean")
 
 
 def test_an_existing_model_is_trained_further(trained: Path, tmp_path: Path, data: Path) -> None:

@@ -35,18 +35,18 @@ from aligner_chains.training.synthetic.wording import Split
 
 # Examples of each kind in a hundred; where the objective does not ask for the edit, the draft stays.
 _SHARES: Final[dict[Kind, int]] = {
-    "good": 23,
-    "rude": 12,
+    "good": 24,
+    "rude": 9,
     "dismissive": 6,
     "cold": 7,
-    "overclaiming": 9,
-    "invented_source": 8,
+    "overclaiming": 7,
+    "invented_source": 7,
     "unsafe_step": 5,
-    "harmful": 12,
+    "harmful": 11,
     "needless_refusal": 4,
     "rambling": 5,
     "evasive": 3,
-    "several": 6,
+    "several": 12,
 }
 # Texts for drafts, as often as they are useful: without real text and with it.
 _SOURCES: Final[dict[Source, float]] = {
@@ -166,6 +166,11 @@ class Composer:
         return _Made(base, pieces, empathy if cold else "")
 
     def _choose_defects(self, rng: Random, kind: Kind) -> tuple[list[InnerDefect], bool]:
+        if kind == "several" and rng.random() < 0.6:
+            # Many in one draft show more of them in a training of the same length; a second offer to help would be odd.
+            again = [defect for defect in INNER_DEFECTS if defect != "dismissive"]
+            crowd = rng.sample(INNER_DEFECTS, rng.choice((2, 3, 4))) + rng.choices(again, k=rng.choice((0, 1, 2)))
+            return crowd, rng.random() < 0.1
         if kind == "several":
             cold = rng.random() < 0.25
             return rng.sample(INNER_DEFECTS, rng.choice((1, 2) if cold else (2, 2, 3))), cold
