@@ -161,15 +161,24 @@ class BackendError(AlignerError):
     Attributes:
         status: The HTTP status, where there was one.
         retry_after: Seconds that the server asked to wait, where it did.
+        advice: What to do about it; the last part of what is shown.
     """
 
-    #: What to do about it; the last part of what is shown.
     advice: str = "What runs the model may say more in its log."
 
-    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        advice: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        if advice is not None:
+            self.advice = advice
 
     def __str__(self) -> str:
         return f"{self.args[0]} {self.advice}"

@@ -87,7 +87,7 @@ async def test_closing_ends_what_is_written_and_what_waits_and_what_comes_after(
     await aligner.aclose()
     for error in await asyncio.gather(*under_way, return_exceptions=True):
         assert isinstance(error, GenerationError)
-    with pytest.raises(GenerationError, match=r"'shared' was closed\. Make a new Aligner"):
+    with pytest.raises(GenerationError, match=r"'shared' was closed\. Make a new Aligner\.$"):
         await aligner.acorrect(QUERY, GOOD)
     assert (await aligner.acorrect(QUERY, GOOD, on_failure="draft")).outcome == "failed"
 

@@ -171,7 +171,7 @@ class LocalBackend:
                 if isinstance(item, Exception):
                     raise GenerationError(f"{self._name!r} failed: {type(item).__name__}: {item}.") from item
                 if item == "cancelled":
-                    raise GenerationError(f"{self._name!r} was closed. Make a new Aligner.")
+                    raise GenerationError(f"{self._name!r} was closed.", advice="Make a new Aligner.")
                 yield item
                 if isinstance(item, str):
                     return
