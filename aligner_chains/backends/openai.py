@@ -124,9 +124,9 @@ class OpenAIBackend:
         pieces: list[str] = []
         logprobs: list[float] = []
         model, reason, usage = self._model or "", None, None
-        async with aclosing(self._http.post_stream(path, body)) as stream:
-            async for event in stream:
-                with parsing(where):
+        with parsing(where):
+            async with aclosing(self._http.post_stream(path, body)) as stream:
+                async for event in stream:
                     if event.get("error"):
                         raise _stream_error(event["error"], where)
                     model, usage = event.get("model") or model, _usage(event) or usage
@@ -137,7 +137,7 @@ class OpenAIBackend:
                     logprobs += _logprobs(choice)
                     if choice.get("finish_reason"):
                         reason = finish_reason(choice["finish_reason"], where)
-                yield GenerationChunk(pieces[-1])
+                    yield GenerationChunk(pieces[-1])
         if reason is None:
             raise IncompleteResponseError(
                 f"{where} ended its stream after {len(pieces)} events without a finish_reason."

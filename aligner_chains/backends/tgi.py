@@ -105,26 +105,26 @@ class TgiBackend:
         tokens: list[Any] = []
         pieces: list[str] = []
         events = self._http.post_stream("/generate_stream", self._body(request), is_last=_is_last)
-        async with aclosing(events) as stream:
-            async for event in stream:
-                with parsing(where):
+        with parsing(where):
+            async with aclosing(events) as stream:
+                async for event in stream:
                     if "error" in event:
                         raise _stream_error(event, where)
                     token = event["token"]
                     tokens.append(token)
                     pieces.append("" if token["special"] else _string(token["text"]))
-                    generation = None
-                    if _is_last(event):
-                        details = event["details"]
-                        generation = Generation(
-                            text="".join(pieces),
-                            model=model,
-                            finish_reason=finish_reason(details["finish_reason"], where),
-                            usage=Usage(int(details["input_length"]), int(details["generated_tokens"])),
-                            logprobs=_logprobs(tokens),
-                        )
-                yield GenerationChunk(pieces[-1], generation)
-                if generation is not None:
+                    if not _is_last(event):
+                        yield GenerationChunk(pieces[-1])
+                        continue
+                    details = event["details"]
+                    generation = Generation(
+                        text="".join(pieces),
+                        model=model,
+                        finish_reason=finish_reason(details["finish_reason"], where),
+                        usage=Usage(int(details["input_length"]), int(details["generated_tokens"])),
+                        logprobs=_logprobs(tokens),
+                    )
+                    yield GenerationChunk(pieces[-1], generation)
                     return
         raise IncompleteResponseError(f"{where} ended after {len(tokens)} tokens without its last event.")
 
