@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from aligner_chains import portal
-from aligner_chains.backends.base import Backend, Generation, GenerationChunk, GenerationRequest, ModelInfo
+from aligner_chains.backends.base import Backend, GenerationChunk, GenerationRequest, ModelInfo
 from aligner_chains.backends.from_settings import backend_from
 from aligner_chains.budget import fit, refuse_hopeless
 from aligner_chains.concurrency import map_ordered
@@ -20,7 +20,7 @@ from aligner_chains.errors import AlignerError, CorrectionsFailedError, StreamIn
 from aligner_chains.exchange import Exchange
 from aligner_chains.feedback import Feedback
 from aligner_chains.guard import Guard
-from aligner_chains.job import Job, Options
+from aligner_chains.job import IncomingAnswer, Job, Options
 from aligner_chains.model_config import AlignerConfig, check_path, config_for_model
 from aligner_chains.prompts import PromptFormat, PromptFormatName
 from aligner_chains.prompts import prompt_format as find_prompt_format
@@ -294,12 +294,29 @@ class Aligner:
             ),
         )
         sent: list[str] = []
+
+        async def attempt() -> tuple[AsyncGenerator[GenerationChunk, None], IncomingAnswer, CorrectionChunk]:
+            # A stream that dies before its first chunk has said nothing yet, and can be opened again.
+            request, answer = await self._prepare(job)
+            stream = self._backend.stream(request)
+            try:
+                return stream, answer, await answer.next_chunk(stream)
+            except BaseException:
+                await stream.aclose()
+                raise
+
         try:
-            async with aclosing(self._stream(job)) as chunks:
-                async for chunk in chunks:
+            # The deadline bounds each wait for the server, never the time that the consumer takes between two chunks: a
+            # cancel scope must not be open across a yield.
+            stream, answer, chunk = await job.deadline.bound(with_retries(attempt, job.deadline))
+            async with aclosing(stream):
+                while True:
                     if chunk.text:
                         sent.append(chunk.text)
                     yield chunk
+                    if chunk.correction is not None:
+                        return
+                    chunk = await job.deadline.bound(answer.next_chunk(stream))
         except AlignerError as error:
             if sent:
                 text = "".join(sent)
@@ -415,47 +432,19 @@ class Aligner:
         self.close()
 
     async def _correct(self, job: Job) -> Correction:
-        async def attempt() -> tuple[Exchange, Guard, Generation]:
-            request, exchange, guard = await self._prepare(job)
-            return exchange, guard, await self._backend.generate(request)
+        async def attempt() -> Correction:
+            request, answer = await self._prepare(job)
+            if not answer.guard.reject_repetition:
+                return answer.conclude(await self._backend.generate(request))
+            # A model that loops is not heard to its end. With a guard the first chunk is the whole correction.
+            async with aclosing(self._backend.stream(request)) as stream:
+                chunk = await answer.next_chunk(stream)
+            assert chunk.correction is not None
+            return chunk.correction
 
-        exchange, guard, generation = await job.deadline.bound(lambda: with_retries(attempt, job.deadline))
-        reader = exchange.reader()
-        reader.read(generation.text)
-        reader.finish()
-        return job.concluded(reader, generation, guard)
+        return await job.deadline.bound(with_retries(attempt, job.deadline))
 
-    async def _stream(self, job: Job) -> AsyncGenerator[CorrectionChunk, None]:
-        async def attempt() -> tuple[Exchange, Guard, AsyncGenerator[GenerationChunk, None], GenerationChunk]:
-            request, exchange, guard = await self._prepare(job)
-            stream = self._backend.stream(request)
-            try:
-                # A stream that dies before its first text has said nothing yet, and can be opened again.
-                while not ((chunk := await anext(stream)).text or chunk.generation):
-                    pass
-                return exchange, guard, stream, chunk
-            except BaseException:
-                await stream.aclose()
-                raise
-
-        # The deadline bounds each wait for the server, never the time that the consumer takes between two chunks: a
-        # cancel scope must not be open across a yield.
-        exchange, guard, stream, chunk = await job.deadline.bound(lambda: with_retries(attempt, job.deadline))
-        reader = exchange.reader()
-        async with aclosing(stream):
-            while True:
-                piece = reader.read(chunk.text)
-                if chunk.generation is not None:
-                    piece += reader.finish()
-                    correction = job.concluded(reader, chunk.generation, guard)
-                    yield CorrectionChunk(correction.text if guard.is_on else piece, correction)
-                    return
-                if piece and not guard.is_on:
-                    with job.deadline.paused():
-                        yield CorrectionChunk(piece)
-                chunk = await job.deadline.bound(lambda: anext(stream))
-
-    async def _prepare(self, job: Job) -> tuple[GenerationRequest, Exchange, Guard]:
+    async def _prepare(self, job: Job) -> tuple[GenerationRequest, IncomingAnswer]:
         info = await self._backend.info()
         prompt_format, guard = self._known_about(info)
         max_new_tokens = job.options.max_new_tokens
@@ -468,7 +457,8 @@ class Aligner:
             special_tokens=info.special_tokens,
         )
         room = await fit(exchange.prompt, job.draft, info=info, backend=self._backend, max_new_tokens=max_new_tokens)
-        return GenerationRequest(exchange.prompt, room, logprobs=guard.needs_logprobs), exchange, guard
+        request = GenerationRequest(exchange.prompt, room, logprobs=guard.needs_logprobs)
+        return request, IncomingAnswer(job, exchange.reader(), guard, model=info.name)
 
     def _known_about(self, info: ModelInfo) -> tuple[PromptFormat, Guard]:
         config = self._configs.get(info.name)

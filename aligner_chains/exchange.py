@@ -46,7 +46,6 @@ class Exchange:
                     f"The {name} is {'blank' if text else 'empty'}, so there is nothing to correct. Give {wanted}."
                 )
             check_characters(name, text)
-        prompt_format.check(feedback)
         neutral = neutralize(
             (query.strip(), draft.strip(), feedback.objective, feedback.instruction or ""),
             markers=(*prompt_format.markers, *special_tokens),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from aligner_chains.errors import ConfigurationError
@@ -85,18 +86,36 @@ def confidence(logprobs: Sequence[float]) -> float:
 
 
 def repetition(text: str, *, draft: str) -> str | None:
-    """The first four words in a row that a text says more often than the draft, and at least twice; `None` if none."""
-    said = _ngram_counts(draft)
-    for ngram, count in _ngram_counts(text).items():
-        if count > max(1, said.get(ngram, 0)):
-            return " ".join(ngram)
-    return None
+    """The first four words in a row that a text says once more than the draft, and at least twice; `None` if none."""
+    return RepetitionWatch(draft).read(f"{text} ")
 
 
-def _ngram_counts(text: str) -> dict[tuple[str, ...], int]:
-    words = text.split()
-    counts: dict[tuple[str, ...], int] = {}
-    for start in range(len(words) - _NGRAM + 1):
-        ngram = tuple(words[start : start + _NGRAM])
-        counts[ngram] = counts.get(ngram, 0) + 1
-    return counts
+class RepetitionWatch:
+    """Notices a model that loops while it writes, so that it need not be heard to the end.
+
+    Args:
+        draft: What it corrects, and may repeat as often as it is in there.
+    """
+
+    def __init__(self, draft: str) -> None:
+        self._allowed = Counter(_ngrams(draft.split()))
+        self._said: Counter[tuple[str, ...]] = Counter()
+        self._words: list[str] = []
+        self._begun = ""
+
+    def read(self, piece: str) -> str | None:
+        """The four words in a row that, with this piece of the correction, are said too often; `None` if none."""
+        begun = self._begun + piece
+        words = begun.split()
+        # A word may go on in the next piece, unless something stands behind it.
+        self._begun = words.pop() if words and not begun[-1].isspace() else ""
+        self._words = [*self._words[1 - _NGRAM :], *words]
+        for ngram in _ngrams(self._words):
+            self._said[ngram] += 1
+            if self._said[ngram] > max(1, self._allowed[ngram]):
+                return " ".join(ngram)
+        return None
+
+
+def _ngrams(words: list[str]) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[start:] for start in range(_NGRAM)), strict=False)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from aligner_chains.backends.base import Generation
+from aligner_chains.backends.base import Generation, GenerationChunk
 from aligner_chains.checks import check_type
-from aligner_chains.correction import Correction, Outcome
+from aligner_chains.correction import Correction, CorrectionChunk, Outcome
 from aligner_chains.errors import AlignerError, EmptyCorrectionError, TruncatedCorrectionError
 from aligner_chains.exchange import AnswerReader
 from aligner_chains.feedback import Feedback
-from aligner_chains.guard import Guard, confidence
+from aligner_chains.guard import Guard, RepetitionWatch, confidence
 from aligner_chains.resilience import Deadline
 from aligner_chains.settings import OnFailure, check_count, check_on_failure, check_positive
 
@@ -69,7 +70,7 @@ class Job:
 
     @classmethod
     def begin(cls, query: str, draft: str, options: Options) -> Job:
-        """A job whose deadline runs from now.
+        """A job that begins now.
 
         Raises:
             InvalidTypeError: Query or draft is not a string.
@@ -78,9 +79,8 @@ class Job:
         check_type("draft", draft)
         return cls(query, draft, options, Deadline(options.timeout), time.perf_counter())
 
-    def concluded(self, reader: AnswerReader, generation: Generation, guard: Guard) -> Correction:
+    def concluded(self, text: str, generation: Generation, guard: Guard) -> Correction:
         """The correction that a whole answer makes, or the error that it is."""
-        text = reader.text
         if not text:
             raise EmptyCorrectionError(
                 f"{generation.model!r} answered with nothing. Is it an Aligner of this prompt format?"
@@ -88,7 +88,7 @@ class Job:
         outcome: Outcome = "unchanged" if text == self.draft else "corrected"
         reason = guard.doubt(text, draft=self.draft, logprobs=generation.logprobs)
         if reason is not None:
-            # Whether it was cut off is no matter then: a model that loops always ends at a limit.
+            # Whether it was cut off is no matter then.
             text, outcome = self.draft, "skipped"
         elif generation.finish_reason == "length":
             raise TruncatedCorrectionError(
@@ -105,6 +105,18 @@ class Job:
             finish_reason=generation.finish_reason,
             usage=generation.usage,
             confidence=confidence(generation.logprobs) if generation.logprobs else None,
+            latency=self._elapsed(),
+        )
+
+    def skipped(self, repeated: str, *, model: str) -> Correction:
+        """The draft, in place of an answer that was not heard to its end because it repeats itself."""
+        return Correction(
+            text=self.draft,
+            draft=self.draft,
+            query=self.query,
+            outcome="skipped",
+            reason=f"repeats itself: {repeated!r}",
+            model=model,
             latency=self._elapsed(),
         )
 
@@ -125,3 +137,48 @@ class Job:
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.started
+
+
+class IncomingAnswer:
+    """A model's answer to a job, as it comes in.
+
+    Args:
+        job: The draft that it corrects.
+        reader: Turns its pieces into pieces of the correction.
+        guard: Decides whether to trust it.
+        model: The name of the model that writes it.
+    """
+
+    def __init__(self, job: Job, reader: AnswerReader, guard: Guard, *, model: str) -> None:
+        self.guard = guard
+        self._job, self._reader, self._model = job, reader, model
+        self._repetitions = RepetitionWatch(job.draft) if guard.reject_repetition else None
+
+    def conclude(self, generation: Generation) -> Correction:
+        """The correction that an answer makes which came at once.
+
+        Raises:
+            AlignerError: It is no valid correction.
+        """
+        self._reader.read(generation.text)
+        self._reader.finish()
+        return self._job.concluded(self._reader.text, generation, self.guard)
+
+    async def next_chunk(self, stream: AsyncGenerator[GenerationChunk, None]) -> CorrectionChunk:
+        """What can be shown next of an answer that is streamed; with a guard, all at the end.
+
+        Raises:
+            AlignerError: It is no valid correction.
+        """
+        while True:
+            chunk = await anext(stream)
+            piece = self._reader.read(chunk.text)
+            if chunk.generation is not None:
+                piece += self._reader.finish()
+                correction = self._job.concluded(self._reader.text, chunk.generation, self.guard)
+                return CorrectionChunk(correction.text if self.guard.is_on else piece, correction)
+            if self._repetitions is not None and (repeated := self._repetitions.read(piece)):
+                correction = self._job.skipped(repeated, model=self._model)
+                return CorrectionChunk(correction.text, correction)
+            if piece and not self.guard.is_on:
+                return CorrectionChunk(piece)

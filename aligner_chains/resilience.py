@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import anyio
 import tenacity
 
 from aligner_chains.errors import AlignerError, CorrectionTimeoutError, GatewayError, OverloadedError
+
+if sys.version_info >= (3, 11):
+    from asyncio import timeout
+else:
+    from async_timeout import timeout
 
 _T = TypeVar("_T")
 
@@ -23,67 +26,41 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
 
 
 class Deadline:
-    """A point in time by which a whole correction has to be there.
+    """The time in which a whole correction has to be there.
+
+    It runs only while something is `bound` by it, and not while a reader takes its time between two chunks.
 
     Args:
-        timeout: Seconds from now; `None` for no limit.
+        timeout: Seconds; `math.inf` for no limit.
     """
 
-    def __init__(self, timeout: float | None) -> None:
+    def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self._end = None if timeout is None else time.monotonic() + timeout
+        self._left = timeout
+        self._end = 0.0
 
     @property
-    def remaining(self) -> float | None:
-        """Seconds left, not below zero; `None` for no limit."""
-        return None if self._end is None else max(0.0, self._end - time.monotonic())
+    def remaining(self) -> float:
+        """Seconds left to what is bound, not below zero."""
+        return max(0.0, self._end - time.monotonic())
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stops the clock while the block runs."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            if self._end is not None:
-                self._end += time.monotonic() - started
-
-    async def bound(self, work: Callable[[], Awaitable[_T]]) -> _T:
+    async def bound(self, work: Awaitable[_T]) -> _T:
         """The result of `work`, which is cancelled at the deadline.
 
         Raises:
             CorrectionTimeoutError: The deadline came first.
         """
+        self._end = time.monotonic() + self._left
         try:
-            return await _within(self.remaining, work)
-        except _TooLateError:
+            async with timeout(self._left):
+                return await work
+        except asyncio.TimeoutError:
             raise CorrectionTimeoutError(
                 f"The correction was not there within its timeout of {self.timeout:g} s. "
                 "Raise timeout=, or give the server room."
             ) from None
-
-
-class _TooLateError(Exception):
-    """The work of `_within` took too long."""
-
-
-if sys.version_info >= (3, 11):
-
-    async def _within(seconds: float | None, work: Callable[[], Awaitable[_T]]) -> _T:
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                return await work()
-        except TimeoutError as error:
-            if limit.expired():
-                raise _TooLateError from error
-            raise
-
-else:
-    # It takes two to three times as long, for every token of a stream.
-    async def _within(seconds: float | None, work: Callable[[], Awaitable[_T]]) -> _T:
-        with anyio.move_on_after(seconds):
-            return await work()
-        raise _TooLateError
+        finally:
+            self._left = self.remaining
 
 
 async def with_retries(work: Callable[[], Awaitable[_T]], deadline: Deadline) -> _T:
@@ -117,14 +94,13 @@ async def with_retries(work: Callable[[], Awaitable[_T]], deadline: Deadline) ->
         patient = isinstance(error, OverloadedError | GatewayError)
         if not patient and state.attempt_number >= _MAX_ATTEMPTS:
             return True
-        remaining = deadline.remaining
-        return remaining is not None and state.upcoming_sleep >= remaining
+        return state.upcoming_sleep >= deadline.remaining
 
     retrying = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, AlignerError) and error.retryable),
         wait=wait,
         stop=stop,
         reraise=True,
-        sleep=anyio.sleep,
+        sleep=asyncio.sleep,
     )
     return await retrying(attempt)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cases import QUERY, RUDE, Connect, Hostile, assert_labelled, over_tgi
 from hostile import Behaviour, hang, hang_up, noise, page, refuse, reply, speak
+from shapes import MODEL
 
 from aligner_chains import REFUSAL, Aligner, AlignerError, Correction, Guard
 from aligner_chains.errors import (
@@ -225,11 +226,24 @@ def test_a_correction_that_is_not_trusted_leaves_the_draft(
 
 
 @pytest.mark.parametrize("policy", ["raise", "draft", "refuse"])
-def test_a_loop_that_only_a_limit_ends_leaves_the_draft(hostile: Hostile, connect: Connect, policy: OnFailure):
-    server = hostile(for_ever=speak(*[" one two three four"] * 9, finish_reason="length"))
-    correction = connect(server, guard=Guard(reject_repetition=True), on_failure=policy).correct(QUERY, RUDE)
+def test_what_is_not_trusted_leaves_the_draft_although_a_limit_ended_it(
+    hostile: Hostile, connect: Connect, policy: OnFailure
+):
+    server = hostile(speak(" One", logprob=-5, finish_reason="length"))
+    correction = connect(server, min_confidence=0.5, on_failure=policy).correct(QUERY, RUDE)
     assert (correction.text, correction.outcome) == (RUDE, "skipped")
-    assert correction.reason == "repeats itself: 'one two three four'"
+
+
+@pytest.mark.parametrize("logprob", [-0.01, -5])
+def test_a_loop_leaves_the_draft_and_is_not_heard_to_its_end(hostile: Hostile, connect: Connect, logprob: float):
+    server = hostile(for_ever=speak(*[" one two three four"] * 3, logprob=logprob, end="hang"))
+    aligner = connect(server, guard=Guard(min_confidence=0.5, reject_repetition=True))
+    (chunk,) = aligner.stream(QUERY, RUDE)
+    assert server.dropped.wait(10)
+    for correction in (aligner.correct(QUERY, RUDE), chunk.correction):
+        assert (correction.text, correction.outcome, correction.model) == (RUDE, "skipped", MODEL)
+        assert correction.reason == "repeats itself: 'one two three four'"
+    assert chunk.text == RUDE
 
 
 def test_neither_key_nor_whole_draft_is_in_what_a_user_reads(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aligner_chains import Guard
 from aligner_chains.errors import ConfigurationError
-from aligner_chains.guard import confidence
+from aligner_chains.guard import RepetitionWatch, confidence, repetition
 
 SURE, UNSURE = math.log(0.99), math.log(0.3)
 
@@ -71,3 +71,12 @@ def test_what_is_no_probability_is_refused(name: str, value: object):
 @given(st.lists(st.floats(-50, 0), min_size=1))
 def test_confidence_lies_between_the_least_and_the_greatest_probability(logprobs: list[float]):
     assert math.exp(min(logprobs)) * (1 - 1e-9) <= confidence(logprobs) <= math.exp(max(logprobs)) * (1 + 1e-9)
+
+
+@given(st.data(), st.lists(st.sampled_from("abc")), st.lists(st.sampled_from(["a", "b", "c", " ", "\n"])).map("".join))
+def test_a_loop_is_noticed_however_it_is_cut_and_when_it_begins(data: st.DataObject, draft: list[str], text: str):
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    watch = RepetitionWatch(" ".join(draft))
+    noticed = [repeated for piece in (*pieces, " ") if (repeated := watch.read(piece))]
+    assert noticed[:1] == [repeated for repeated in [repetition(text, draft=" ".join(draft))] if repeated]

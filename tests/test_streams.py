@@ -280,10 +280,13 @@ def test_a_guarded_stream_says_nothing_before_it_is_trusted(hostile: Hostile, co
     assert (chunk.text, chunk.correction.outcome) == (RUDE, "skipped")
 
 
-def test_a_guarded_stream_that_breaks_off_has_said_nothing(hostile: Hostile, connect: Connect):
-    aligner = connect(hostile(speak("One", end="cut")), guard=Guard(reject_repetition=True), on_failure="refuse")
+def test_a_guarded_stream_that_breaks_off_has_said_nothing_and_is_opened_again(hostile: Hostile, connect: Connect):
+    cut = speak("One", end="cut")
+    (chunk,) = connect(hostile(cut, cut), guard=Guard(reject_repetition=True)).stream(QUERY, RUDE)
+    assert chunk.text == GOOD
+    aligner = connect(hostile(for_ever=cut), guard=Guard(reject_repetition=True), on_failure="refuse")
     (chunk,) = aligner.stream(QUERY, RUDE)
-    assert chunk.correction.outcome == "failed"
+    assert (chunk.text, chunk.correction.outcome) == (REFUSAL, "failed")
 
 
 def test_usage_may_come_alone_or_not_at_all(hostile: Hostile):
