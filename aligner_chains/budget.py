@@ -31,8 +31,8 @@ def refuse_hopeless(query: str, draft: str, *, info: ModelInfo, max_new_tokens: 
     Raises:
         ContextLengthError: They cannot fit.
     """
-    # A character has at least one byte, and what cannot be encoded is an error of its own, later.
-    at_least = (len(query) + len(draft)) // _MOST_BYTES_PER_TOKEN
+    # What cannot be encoded is an error of its own, later.
+    at_least = sum(len(text.encode(errors="surrogatepass")) for text in (query, draft)) // _MOST_BYTES_PER_TOKEN
     if _is_limited(info) and _room(at_least, info) < 1:
         raise _too_long(at_least, info, max_new_tokens)
 
@@ -41,7 +41,10 @@ async def fit(prompt: Prompt, draft: str, *, info: ModelInfo, backend: Backend, 
     """The most tokens that the correction may have: `max_new_tokens`, or else what the context leaves.
 
     The server is asked for the exact length of the prompt only where a bound that needs no request does not settle
-    it, so that all but the longest drafts cost one request.
+    it, so that all but the longest drafts cost one request. Where it tells its context but counts no tokens, prompt and
+    correction share the context in proportion to their bytes, the correction taken to be as long as the draft (1,024
+    bytes at least): if there is room for both, the server takes the request and the correction comes to its end. If
+    not, the server refuses it or the correction ends by length, and either is an error.
 
     Args:
         prompt: What the model is to read.
@@ -59,10 +62,12 @@ async def fit(prompt: Prompt, draft: str, *, info: ModelInfo, backend: Backend, 
     at_most = _most_tokens(prompt)
     if _room(at_most, info) >= wanted:
         return max_new_tokens or _room(at_most, info)
-    at_least = at_most // _MOST_BYTES_PER_TOKEN
-    counted = at_least if _room(at_least, info) < 1 else await backend.count_tokens(prompt)
+    counted = await backend.count_tokens(prompt)
     if counted is None:
-        return wanted  # the server decides, and says so when it refuses
+        if max_new_tokens or info.max_total_tokens is None:
+            return wanted
+        correction = max(_LEAST_ROOM, len(draft.encode()))
+        return info.max_total_tokens * correction // (at_most + correction)
     room = _room(counted, info)
     if room < (max_new_tokens or 1):
         raise _too_long(counted, info, max_new_tokens)

@@ -176,6 +176,7 @@ class HostileServer:
         script: What to do when text is asked for, one for each time.
         for_ever: What to do after that.
         info: What to do when asked for the model and its limits.
+        tokenize: What to do when asked to count tokens; by default each word is one.
 
     Attributes:
         requests: What came in, in order.
@@ -187,12 +188,19 @@ class HostileServer:
         most_at_once: The most requests that were under way at a time, as `meet` saw it.
     """
 
-    def __init__(self, *script: Behaviour, for_ever: Behaviour | None = None, info: Behaviour | None = None) -> None:
+    def __init__(
+        self,
+        *script: Behaviour,
+        for_ever: Behaviour | None = None,
+        info: Behaviour | None = None,
+        tokenize: Behaviour | None = None,
+    ) -> None:
         self.requests: list[Request] = []
         self.waiting, self.dropped, self.left = threading.Event(), threading.Event(), threading.Event()
         self.connections = self.most_at_once = 0
         self._script: Iterator[Behaviour] = chain(script, repeat(for_ever or speak()))
         self.info = info
+        self._tokenize = tokenize
         self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
@@ -250,8 +258,8 @@ class HostileServer:
         if request.path in ("/info", "/v1/models"):
             return self.info or reply(200, shapes.OPENAI_MODELS if request.is_openai else shapes.TGI_INFO)
         if request.path == "/tokenize":
-            count = len(request.prompt.split())  # to this server, a word is a token
-            return reply(200, [{"id": 7}] * count if "inputs" in request.body else {"count": count})
+            count = len(request.prompt.split())
+            return self._tokenize or reply(200, [{"id": 7}] * count if "inputs" in request.body else {"count": count})
         return refuse(404, "not_found")
 
 

@@ -1,8 +1,8 @@
 """Lengths: nothing is truncated, and what does not fit is refused before it is sent."""
 
 import pytest
-from cases import QUERY, RUDE, Connect, Hostile, assert_labelled
-from hostile import HostileServer, refuse, reply
+from cases import QUERY, RUDE, Connect, Hostile, assert_labelled, over_openai
+from hostile import Call, HostileServer, refuse, reply, speak
 from shapes import MAX_INPUT_TOKENS, MAX_TOTAL_TOKENS, MODEL
 
 from aligner_chains import PROMPT_FORMATS, Aligner
@@ -80,6 +80,13 @@ def test_megabytes_are_refused_without_a_request_and_before_anything_is_made_of_
     )
 
 
+def test_characters_of_many_bytes_are_refused_by_their_bytes(hostile: Hostile, connect: Connect):
+    server = hostile()
+    with pytest.raises(ContextLengthError, match="at least 4687 tokens"):
+        connect(server).correct(QUERY, "字" * 200_000)
+    assert paths(server) == []
+
+
 def test_max_new_tokens_that_the_context_does_not_leave_are_refused(hostile: Hostile, connect: Connect):
     server = hostile()
     with pytest.raises(ContextLengthError, match="beside max_new_tokens=4090"):
@@ -103,6 +110,26 @@ def test_where_no_limit_is_known_the_server_decides(hostile: Hostile):
     with pytest.raises(RequestRejectedError, match="maximum context length is 4096 tokens"):
         aligner.correct(QUERY, words(5000))
     assert words(5000) in server.generations[0].prompt
+
+
+async def strict(call: Call) -> None:
+    """Refuses what could exceed the context, as vLLM does; to this server, four bytes are a token."""
+    room, needed = call.request.body["max_tokens"], len(call.request.prompt) // 4
+    if needed + room > MAX_TOTAL_TOKENS:
+        await refuse(400, "BadRequestError", "This model's maximum context length is 4096 tokens.")(call)
+    else:
+        await speak(finish_reason="length" if room < len(call.request.prompt) // 4 else "stop")(call)
+
+
+def test_where_the_server_cannot_count_prompt_and_correction_share_the_context(hostile: Hostile):
+    draft = (RUDE + " ") * 180
+    server = hostile(for_ever=strict, tokenize=refuse(404, "not_found"))
+    aligner = over_openai(server)
+    assert aligner.correct(QUERY, draft).outcome == "corrected"
+    with pytest.raises(RequestRejectedError, match="maximum context length is 4096 tokens"):
+        aligner.correct(QUERY, draft * 2)
+    aligner.correct(QUERY, draft, max_new_tokens=2000)
+    assert server.generations[-1].body["max_tokens"] == 2000
 
 
 def test_a_limit_that_the_server_does_not_tell_can_be_given(hostile: Hostile):
