@@ -23,7 +23,7 @@ settings.load_profile("untimed")
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("ALIGNER_")]:
+    for name in [name for name in os.environ if name.startswith("ALIGNER_") or name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
 
 

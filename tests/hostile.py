@@ -269,7 +269,8 @@ async def _read_request(reader: asyncio.StreamReader) -> Request | None:
     except asyncio.IncompleteReadError:
         return None
     first, *lines = head.decode().strip().split("\r\n")
-    method, path, _ = first.split(" ")
+    method, target, _ = first.split(" ")
+    path = re.sub("^http://[^/]+", "", target)  # a proxy is asked for the whole address
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     return Request(method, path, headers, json.loads(body) if body else {})

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 import anyio
 
+from aligner_chains.backends.proxy import proxy_for
 from aligner_chains.backends.session import Session, Sessions, close_soon
 from aligner_chains.backends.sse import EventReader
 from aligner_chains.checks import without_password
@@ -60,7 +61,7 @@ class HttpClient:
     """Requests to one server.
 
     Args:
-        url: The server's address, `http://` or `https://`.
+        url: The server's address, `http://` or `https://`; the proxies in the environment hold for it.
         api_key: Sent as a bearer token with every request.
         max_concurrency: The most requests under way at once in an event loop; more wait their turn.
 
@@ -85,6 +86,7 @@ class HttpClient:
             raise ConfigurationError("The api_key holds a line break or another character that no header can carry.")
         self.url = shown.rstrip("/")
         self.was_lost = False
+        self._proxy = proxy_for(parts)
         self._headers = {}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -167,7 +169,7 @@ class HttpClient:
             # Given as bytes, a body costs aiohttp less than as `json`.
             data = None if body is None else json.dumps(body).encode()
             async with client.request(
-                method, self.url + path, data=data, headers=headers, allow_redirects=False
+                method, self.url + path, data=data, headers=headers, allow_redirects=False, proxy=self._proxy
             ) as response:
                 if response.status != HTTPStatus.OK:
                     raise await self._error(response, where)
@@ -180,13 +182,21 @@ class HttpClient:
             ) from error
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             raise ConfigurationError(f"{self.url!r} is not a server's address: {error}.") from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise self._unreachable(where, f"{error.status} {error.message}") from error
         except aiohttp.ClientResponseError as error:
             raise ProtocolError(f"{where}: what answers there does not speak HTTP: {error.message}.") from error
         except (aiohttp.ClientConnectionError, OSError) as error:
-            self.was_lost = True
-            raise BackendConnectionError(
-                f"{where}: cannot reach the server ({str(error) or type(error).__name__})."
-            ) from error
+            raise self._unreachable(where, str(error) or type(error).__name__) from error
+
+    def _unreachable(self, where: str, reason: str) -> BackendConnectionError:
+        self.was_lost = True
+        if self._proxy is None:
+            return BackendConnectionError(f"{where}: cannot reach the server ({reason}).")
+        return BackendConnectionError(
+            f"{where}: cannot reach the server by the proxy {without_password(self._proxy)!r} ({reason}).",
+            advice="Look at HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or name the server in NO_PROXY.",
+        )
 
     async def _json(self, response: aiohttp.ClientResponse) -> Any:
         body = await response.read()
