@@ -108,7 +108,7 @@ class Job:
             latency=self._elapsed(),
         )
 
-    def skipped(self, repeated: str, *, model: str) -> Correction:
+    def looped(self, repeated: str, *, model: str) -> Correction:
         """The draft, in place of an answer that was not heard to its end because it repeats itself."""
         return Correction(
             text=self.draft,
@@ -178,7 +178,7 @@ class IncomingAnswer:
                 correction = self._job.concluded(self._reader.text, chunk.generation, self.guard)
                 return CorrectionChunk(correction.text if self.guard.is_on else piece, correction)
             if self._repetitions is not None and (repeated := self._repetitions.read(piece)):
-                correction = self._job.skipped(repeated, model=self._model)
+                correction = self._job.looped(repeated, model=self._model)
                 return CorrectionChunk(correction.text, correction)
             if piece and not self.guard.is_on:
                 return CorrectionChunk(piece)
