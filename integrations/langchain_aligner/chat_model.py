@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any, cast
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
+    BaseCallbackHandler,
+    BaseCallbackManager,
     BaseRunManager,
     CallbackManager,
     CallbackManagerForLLMRun,
+    Callbacks,
 )
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config
 from langchain_core.utils.uuid import uuid7
@@ -39,6 +43,11 @@ if TYPE_CHECKING:
 # The name of the argument that tells the methods below under which run the correction belongs; LangChain itself tells
 # it only to those that do not stream.
 _CHILDREN = "aligner_run"
+# And of the one that remembers what the user asked for where the upstream has another word for it.
+_STRUCTURED = "aligner_structured"
+# How LangChain's partners are asked for JSON: most of them, Ollama, Google, Anthropic.
+_STRUCTURING = ("response_format", "format", "response_mime_type", "response_schema", "output_format")
+_PLAIN = (None, "", "text", "text/plain", {"type": "text"})
 
 
 class AlignedChatModel(CorrectionOptions, BaseChatModel):
@@ -48,8 +57,8 @@ class AlignedChatModel(CorrectionOptions, BaseChatModel):
     they are; so does structured output, and `with_structured_output` is the upstream's own. The draft is seen by nobody
     but the Aligner: a stream begins when the draft is whole, with the Aligner's first token.
 
-    The upstream's cache holds drafts. A cache given to this model holds corrected answers, and what `on_failure` put in
-    place of one; a global cache is the upstream's alone.
+    The upstream's cache holds drafts. A cache given to this model holds corrected answers, what `on_failure` put in
+    place of one, and structured output; a global cache is the upstream's alone.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -71,17 +80,14 @@ class AlignedChatModel(CorrectionOptions, BaseChatModel):
         }
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        kwargs.pop(_CHILDREN, None)
-        upstream = self.llm._get_invocation_params(stop=stop, **kwargs)  # noqa: SLF001
+        upstream = self.llm._get_invocation_params(stop=stop, **_upstreams(kwargs))  # noqa: SLF001
         return {**upstream, "_type": self._llm_type, "aligned": self._identifying_params}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        kwargs.pop(_CHILDREN, None)
-        return self.llm._get_ls_params(stop=stop, **kwargs)  # noqa: SLF001
+        return self.llm._get_ls_params(stop=stop, **_upstreams(kwargs))  # noqa: SLF001
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        kwargs.pop(_CHILDREN, None)
-        upstream = self.llm._get_llm_string(stop=stop, **kwargs)  # noqa: SLF001
+        upstream = self.llm._get_llm_string(stop=stop, **_upstreams(kwargs))  # noqa: SLF001
         return f"{upstream}---{sorted(self._identifying_params.items())}"
 
     def _resolve_model_profile(self) -> Any:
@@ -112,13 +118,26 @@ class AlignedChatModel(CorrectionOptions, BaseChatModel):
                 "cannot stand in. Write llm.bind_tools(...) | AlignerRunnable(...) instead."
             )
         aligned = self.model_copy(update={"llm": bound.bound})
-        return RunnableBinding(bound=aligned, kwargs=bound.kwargs, config=bound.config)
+        asked = {_STRUCTURED: True} if _is_structured(kwargs) else {}
+        return RunnableBinding(bound=aligned, kwargs={**bound.kwargs, **asked}, config=bound.config)
 
     def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
-        """The upstream's structured output, which is not corrected."""
-        return self.llm.with_structured_output(schema, include_raw=include_raw, **kwargs)
+        """The upstream's structured output, which is not corrected.
+
+        Its run is the upstream's. This model's callbacks, tags, metadata, rate limiter and cache take part in it.
+        """
+        upstream = self.llm.model_copy(
+            update={
+                "callbacks": [*_handlers(self.llm.callbacks), *_handlers(self.callbacks)],
+                "tags": [*(self.llm.tags or ()), *(self.tags or ())],
+                "metadata": {**(self.llm.metadata or {}), **(self.metadata or {})},
+                "cache": self.cache or self.llm.cache,
+                "rate_limiter": _both(self.llm.rate_limiter, self.rate_limiter),
+            }
+        )
+        return upstream.with_structured_output(schema, include_raw=include_raw, **kwargs)
 
     def invoke(
         self,
@@ -179,7 +198,7 @@ class AlignedChatModel(CorrectionOptions, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        config = _config(kwargs.pop(_CHILDREN, None), run_manager)
+        config = _config(kwargs.get(_CHILDREN), run_manager)
         work = self._work(messages, self._draft(messages, stop, kwargs), kwargs)
         if not isinstance(work, Work):
             return _result(work)
@@ -195,7 +214,7 @@ class AlignedChatModel(CorrectionOptions, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        config = _config(kwargs.pop(_CHILDREN, None), run_manager)
+        config = _config(kwargs.get(_CHILDREN), run_manager)
         work = self._work(messages, await self._adraft(messages, stop, kwargs), kwargs)
         if not isinstance(work, Work):
             return _result(work)
@@ -211,7 +230,7 @@ class AlignedChatModel(CorrectionOptions, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        config = _config(kwargs.pop(_CHILDREN, None), run_manager)
+        config = _config(kwargs.get(_CHILDREN), run_manager)
         work = self._work(messages, self._draft(messages, stop, kwargs), kwargs)
         if not isinstance(work, Work):
             yield _whole(work)
@@ -230,7 +249,7 @@ class AlignedChatModel(CorrectionOptions, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        config = _config(kwargs.pop(_CHILDREN, None), run_manager)
+        config = _config(kwargs.get(_CHILDREN), run_manager)
         work = self._work(messages, await self._adraft(messages, stop, kwargs), kwargs)
         if not isinstance(work, Work):
             yield _whole(work)
@@ -248,11 +267,11 @@ class AlignedChatModel(CorrectionOptions, BaseChatModel):
     # What the upstream has of caches and rate limits is in these methods too.
 
     def _draft(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> AIMessage:
-        result = self.llm._generate_with_cache(messages, stop=stop, **kwargs)  # noqa: SLF001
+        result = self.llm._generate_with_cache(messages, stop=stop, **_upstreams(kwargs))  # noqa: SLF001
         return cast("AIMessage", result.generations[0].message)
 
     async def _adraft(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> AIMessage:
-        result = await self.llm._agenerate_with_cache(messages, stop=stop, **kwargs)  # noqa: SLF001
+        result = await self.llm._agenerate_with_cache(messages, stop=stop, **_upstreams(kwargs))  # noqa: SLF001
         return cast("AIMessage", result.generations[0].message)
 
     @property
@@ -261,7 +280,8 @@ class AlignedChatModel(CorrectionOptions, BaseChatModel):
 
     def _work(self, messages: list[BaseMessage], message: AIMessage, kwargs: dict[str, Any]) -> Work | AIMessage:
         draft = read_draft(message)
-        reason = draft.reason_to_skip or ("structured output" if _is_structured(kwargs) else None)
+        asked = {**self.llm._get_invocation_params(), **kwargs}  # noqa: SLF001
+        reason = draft.reason_to_skip or ("structured output" if _is_structured(asked) else None)
         if reason:
             return cast("AIMessage", draft.skipped(reason))
         return Work(draft, question_in(messages, self.conversation), self._options(), self.keep_draft)
@@ -289,9 +309,31 @@ def _config(children: CallbackManager | None, run_manager: BaseRunManager | None
     return {"callbacks": children, "run_name": "Aligner", "tags": [NOT_STREAMED]}
 
 
-def _is_structured(kwargs: dict[str, Any]) -> bool:
-    response_format = kwargs.get("response_format")
-    return response_format is not None and response_format != {"type": "text"}
+def _upstreams(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in (_CHILDREN, _STRUCTURED)}
+
+
+def _is_structured(asked: dict[str, Any]) -> bool:
+    return _STRUCTURED in asked or any(asked.get(name) not in _PLAIN for name in _STRUCTURING)
+
+
+def _handlers(callbacks: Callbacks) -> list[BaseCallbackHandler]:
+    return callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else (callbacks or [])
+
+
+def _both(first: BaseRateLimiter | None, second: BaseRateLimiter | None) -> BaseRateLimiter | None:
+    return _RateLimiters(first, second) if first and second else first or second
+
+
+class _RateLimiters(BaseRateLimiter):
+    def __init__(self, first: BaseRateLimiter, second: BaseRateLimiter) -> None:
+        self._first, self._second = first, second
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        return self._first.acquire(blocking=blocking) and self._second.acquire(blocking=blocking)
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        return await self._first.aacquire(blocking=blocking) and await self._second.aacquire(blocking=blocking)
 
 
 def _result(message: AIMessage) -> ChatResult:

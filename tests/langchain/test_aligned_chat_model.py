@@ -10,7 +10,7 @@ import pytest
 from hostile import HostileServer, refuse, speak
 from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
-from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManager, UsageMetadataCallbackHandler
 from langchain_core.globals import set_llm_cache
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -21,7 +21,7 @@ from langchain_core.tracers.context import collect_runs
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel, ValidationError
 from upstream import CORRECTED, DRAFT, Upstream
-from ways import Run
+from ways import WAYS, Run
 
 from aligner_chains import REFUSAL, Aligner
 from aligner_chains.errors import ConfigurationError, GenerationError, StreamInterruptedError
@@ -58,6 +58,16 @@ async def test_no_event_streams_a_draft(model: AlignedChatModel) -> None:
         events = [event async for event in read.astream_events(QUESTION, version="v2")]
         streamed = [event["data"]["chunk"] for event in events if event["event"] == "on_chat_model_stream"]
         assert "".join(chunk.text for chunk in streamed) == CORRECTED
+
+
+class Started(BaseCallbackHandler):
+    """Notes the names of the models that are called."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def on_chat_model_start(self, serialized: dict[str, Any], *_: Any, **__: Any) -> None:
+        self.names.append(serialized["name"])
 
 
 class Tokens(BaseCallbackHandler):
@@ -152,6 +162,42 @@ def test_structured_output_is_the_upstreams(run: Run, aligner: Aligner, server: 
     assert server.requests == []
 
 
+def test_what_a_model_has_takes_part_in_structured_output(run: Run, aligner: Aligner) -> None:
+    call = {"name": "Author", "args": {"name": "Goethe"}, "id": "call_1", "type": "tool_call"}
+    started, own_started = Started(), Started()
+    limiter, own_limiter = CountingLimiter(), CountingLimiter()
+    upstream = Upstream(
+        turns=(AIMessage("", tool_calls=[call]),), callbacks=[started], tags=["theirs"], rate_limiter=limiter
+    )
+    model = AlignedChatModel(
+        llm=upstream,
+        aligner=aligner,
+        callbacks=CallbackManager([own_started]),
+        tags=["ours"],
+        metadata={"for": "us"},
+        rate_limiter=own_limiter,
+        cache=InMemoryCache(),
+    )
+    with collect_runs() as collected:
+        assert run(model.with_structured_output(Author), QUESTION) == Author(name="Goethe")
+    assert (started.names, own_started.names) == (["Upstream"], ["Upstream"])
+    assert (limiter.acquired, own_limiter.acquired) == (1, 1)
+    (asked,) = (run for run in collected.traced_runs[0].child_runs if run.run_type == "llm")
+    assert {"ours", "theirs"} <= set(asked.tags)
+    assert asked.extra["metadata"]["for"] == "us"
+    assert upstream.tags == ["theirs"]
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+def test_a_cache_holds_structured_output_too(way: str, aligner: Aligner) -> None:
+    call = {"name": "Author", "args": {"name": "Goethe"}, "id": "call_1", "type": "tool_call"}
+    upstream = Upstream(turns=(AIMessage("", tool_calls=[call]),))
+    model = AlignedChatModel(llm=upstream, aligner=aligner, cache=InMemoryCache())
+    for _ in range(2):
+        assert WAYS[way](model.with_structured_output(Author), QUESTION) == Author(name="Goethe")
+    assert len(upstream.asked) == 1
+
+
 def test_what_the_provider_structures_passes(run: Run, aligner: Aligner, server: HostileServer) -> None:
     upstream = Upstream(turns=('{"name": "Goethe, you idiot"}',), profile={"structured_output": True})
     model = AlignedChatModel(llm=upstream, aligner=aligner)
@@ -160,6 +206,47 @@ def test_what_the_provider_structures_passes(run: Run, aligner: Aligner, server:
     assert run(model.bind(response_format={"type": "json_object"}), QUESTION).text == '{"name": "Goethe, you idiot"}'
     assert server.requests == []
     assert run(model.bind(response_format={"type": "text"}), QUESTION).text == '{"name": "Goethe"}'
+
+
+class Renaming(Upstream):
+    """Has words of its own for a structure, as providers do."""
+
+    default_format: str = ""
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"format": self.default_format}
+
+    def bind_tools(self, tools: Any, *, response_format: Any = None, output_format: Any = None, **kwargs: Any) -> Any:
+        return self.bind(tools=tools, shape=response_format or output_format, **kwargs)
+
+
+@pytest.mark.parametrize("asked", [{"response_format": Author}, {"output_format": {"type": "json_schema"}}])
+def test_a_structure_passes_whatever_the_upstream_calls_it(
+    asked: dict[str, Any], run: Run, aligner: Aligner, server: HostileServer
+) -> None:
+    model = AlignedChatModel(llm=Renaming(turns=('{"name": "Goethe, you idiot"}',)), aligner=aligner)
+    answer = run(model.bind_tools([search], **asked), QUESTION)
+    assert answer.text == '{"name": "Goethe, you idiot"}'
+    assert answer.response_metadata["aligner"] == {"outcome": "skipped", "reason": "structured output"}
+    assert server.requests == []
+    assert run(model.bind_tools([search], response_format={"type": "text"}), QUESTION).text == '{"name": "Goethe"}'
+
+
+def test_a_structure_of_all_calls_passes(run: Run, aligner: Aligner, server: HostileServer) -> None:
+    model = AlignedChatModel(llm=Renaming(turns=(DRAFT,), default_format="json"), aligner=aligner)
+    assert run(model, QUESTION).text == DRAFT
+    assert server.requests == []
+    assert run(model.bind(format=""), QUESTION).text == CORRECTED
+
+
+def test_what_is_asked_for_is_no_affair_of_the_upstreams(aligner: Aligner) -> None:
+    upstream = Renaming(turns=("{}",))
+    binding = AlignedChatModel(llm=upstream, aligner=aligner).bind_tools([search], response_format=Author)
+    with collect_runs() as collected:
+        binding.invoke(QUESTION)
+    assert set(upstream.options[0]) == {"tools", "shape"}
+    assert not [name for name in collected.traced_runs[0].extra["invocation_params"] if name.startswith("aligner_")]
 
 
 class NoBinding(Upstream):

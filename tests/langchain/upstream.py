@@ -29,6 +29,7 @@ class Upstream(BaseChatModel):
     turns: Sequence[Any] = (DRAFT,)
     model: str = "upstream-1"
     asked: list[list[BaseMessage]] = Field(default_factory=list)
+    options: list[dict[str, Any]] = Field(default_factory=list)
     keep_asked: bool = True
     answer: Callable[[list[BaseMessage]], Turn] | None = None
 
@@ -39,6 +40,7 @@ class Upstream(BaseChatModel):
     def _turn(self, messages: list[BaseMessage], **kwargs: Any) -> AIMessage:
         if self.keep_asked:
             self.asked.append(messages)
+            self.options.append(kwargs)
         turn = self.answer(messages) if self.answer else self.turns[min(len(self.asked), len(self.turns)) - 1]
         if isinstance(turn, Exception):
             raise turn
