@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -15,8 +15,10 @@ from aligner_chains.errors import InvalidTypeError, QueryNotFoundError
 #: What of a dialogue the Aligner reads: its last human turn, or all of it.
 Conversation: TypeAlias = Literal["last", "full"]
 
-# How much of the longer text the shorter one must be, so that a draft counts as made from a model's answer.
-_LEAST_OVERLAP = 0.5
+# What part of a draft must be in a model's answer so that it counts as made from it, looked at in pieces of so many
+# characters: fewer are in any text of a language.
+_LEAST_SHARE = 0.5
+_PIECE = 8
 
 _HOW_TO_GIVE_ONE = (
     'Give it in one of three ways: {"query": ..., "draft": ...} as the input, a list of messages that ends in the '
@@ -43,19 +45,20 @@ class ModelCall:
         """Whether a message with this id is its answer."""
         return any(isinstance(answer, ChatGeneration) and answer.message.id == message_id for answer in self.answers)
 
-    def answered(self, test: Callable[[str], bool]) -> bool:
-        """Whether the text of an answer passes the test."""
-        return any(
-            test(str(answer.message.text if isinstance(answer, ChatGeneration) else answer.text).strip())
-            for answer in self.answers
-        )
+    @property
+    def texts(self) -> list[str]:
+        """The texts of its answers."""
+        return [
+            str(answer.message.text if isinstance(answer, ChatGeneration) else answer.text) for answer in self.answers
+        ]
 
 
 def call_behind(levels: Sequence[Sequence[ModelCall]], *, text: str, message_id: str | None) -> ModelCall | None:
-    """The call whose answer is the draft; `None` if there was none.
+    """The call that the draft is the answer of, or is made from the answer of; `None` if that shows of none.
 
-    The message's id decides; without one, or where several calls have answered with it, the text: an answer that is the
-    draft, or from which the draft is made. If no text fits, the calls of the nearest run count.
+    The message's id decides; without one, or where several calls have answered with it, the text. An answer that is the
+    draft comes before the one that has most of the draft in it, and then a near run before one around it. Neither white
+    space nor case counts.
 
     Args:
         levels: The calls of the run that the draft is corrected in, of the run around it, and so on, oldest first.
@@ -63,19 +66,36 @@ def call_behind(levels: Sequence[Sequence[ModelCall]], *, text: str, message_id:
         message_id: The draft's id, if it is a message.
 
     Raises:
-        QueryNotFoundError: Several calls with different questions may have made the draft.
+        QueryNotFoundError: Several calls with different questions fit the draft alike.
     """
-    draft = text.strip()
+    draft = _bare(text)
+    named: list[list[ModelCall]] = []
     if message_id is not None:
         # Not every server's ids are unique.
-        by_id = [[call for call in level if call.answered_with(message_id)] for level in levels]
-        if any(by_id):
-            levels = by_id
-    for level in levels:
-        for test in (lambda answer: answer == draft, lambda answer: _overlap(answer, draft)):
-            if matches := [call for call in level if call.answered(test)]:
-                return _only(matches)
-    return next((_only(level) for level in levels if level), None)
+        named = [[call for call in level if call.answered_with(message_id)] for level in levels]
+        if any(named):
+            levels = named
+    answers = {call: [_bare(answer) for answer in call.texts] for level in levels for call in level}
+    shares = {call: 1.0 for call, texts in answers.items() if draft in texts}
+    if not shares:
+        shares = {call: max((_share(draft, text) for text in texts), default=0.0) for call, texts in answers.items()}
+    most = max(shares.values(), default=0.0)
+    if most < _LEAST_SHARE:
+        return _nearest(named)
+    return _nearest([[call for call in level if shares.get(call) == most] for level in levels])
+
+
+def only_call(levels: Sequence[Sequence[ModelCall]]) -> ModelCall | None:
+    """The one call that there was, whatever it answered; `None` if there was none.
+
+    Args:
+        levels: As for `call_behind`.
+
+    Raises:
+        QueryNotFoundError: There were several with different questions.
+    """
+    calls = [call for level in levels for call in level]
+    return _only(calls) if calls else None
 
 
 def question_in(value: object, conversation: Conversation) -> str:
@@ -133,9 +153,24 @@ def _comparable(call: ModelCall) -> str | None:
         return None
 
 
-def _overlap(answer: str, draft: str) -> bool:
-    shorter, longer = sorted((answer, draft), key=len)
-    return shorter in longer and len(shorter) >= _LEAST_OVERLAP * len(longer)
+def _nearest(levels: Sequence[Sequence[ModelCall]]) -> ModelCall | None:
+    return next((_only(level) for level in levels if level), None)
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split()).casefold()
+
+
+def _share(draft: str, answer: str) -> float:
+    """How much of the draft is in the answer."""
+    if draft in answer:
+        return 1.0
+    pieces = _pieces(draft)
+    return len(pieces & _pieces(answer)) / len(pieces)
+
+
+def _pieces(text: str) -> set[str]:
+    return {text[start : start + _PIECE] for start in range(max(1, len(text) - _PIECE + 1))}
 
 
 def _role(message: BaseMessage) -> Literal["Human", "Assistant"] | None:

@@ -19,7 +19,7 @@ from aligner_chains.errors import InvalidTypeError
 from langchain_aligner.correction_model import CorrectionModel, FailedCorrectionError
 from langchain_aligner.messages import ChunkWriter, Draft, read_draft
 from langchain_aligner.options import OPTIONS, CorrectionOptions
-from langchain_aligner.query import ModelCall, call_behind, not_found, question_in
+from langchain_aligner.query import ModelCall, call_behind, not_found, only_call, question_in
 from langchain_aligner.recorder import RECORDER
 from langchain_aligner.streams import closing_stream, joined
 from langchain_aligner.work import Work
@@ -235,9 +235,11 @@ class AlignerRunnable(CorrectionOptions, RunnableSerializable[AlignerInput, Any]
 
 def _call_behind(draft: Draft, run_id: UUID) -> ModelCall:
     message_id = draft.message.id if draft.message else None
-    call = call_behind(RECORDER.calls_around(run_id), text=draft.text, message_id=message_id)
+    levels = RECORDER.calls_around(run_id)
+    call = call_behind(levels, text=draft.text, message_id=message_id)
     if call is None and message_id is not None:
         call = RECORDER.call_that_answered(message_id)
+    call = call or only_call(levels)
     if call is None:
         raise not_found("No model call is known that made this draft.")
     return call

@@ -143,6 +143,85 @@ def test_of_several_calls_the_one_whose_answer_is_the_draft(aligner: Aligner, se
     assert questions(server) == ["Which author wrote Faust?"]
 
 
+ANSWER = "Goethe wrote Faust. He began it [1] as a student, and ended it sixty years later, you idiot."
+REPHRASED = "Which author wrote Faust?"
+
+
+def rephrased_and_answered(*then: Callable[[str], str]) -> Runnable[Any, Any]:
+    rephrase = RunnableLambda(lambda question: f"Rephrase: {question}") | Upstream(turns=(REPHRASED,))
+    return RunnableSequence(rephrase | StrOutputParser(), Upstream(turns=(ANSWER,)), StrOutputParser(), *then)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: f"\n  {text} ",
+        lambda text: text.replace(" ", "\n"),
+        lambda text: text.partition(".")[0],
+        lambda text: text.rpartition(".")[0][-5:],
+        lambda text: text.upper(),
+        lambda text: text.replace(" [1]", ""),
+        lambda text: f"It is well known that {text} (Source: me)",
+    ],
+    ids=["padded", "wrapped", "cut", "a-word", "upper", "without-citations", "with-a-source"],
+)
+def test_a_draft_made_from_an_answer(
+    change: Callable[[str], str], run: Run, aligner: Aligner, server: HostileServer
+) -> None:
+    run(rephrased_and_answered(change) | AlignerRunnable(aligner=aligner), QUESTION)
+    assert questions(server) == [REPHRASED]
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        lambda a: rephrased_and_answered(lambda _: "Nobody knows.") | a,
+        lambda a: (
+            Upstream()
+            | StrOutputParser()
+            | (lambda _: "Nobody knows.")
+            | RunnableLambda(judged_and_corrected).bind(a=a)
+        ),
+    ],
+    ids=["in-one-chain", "in-two"],
+)
+def test_of_several_calls_none_whose_answer_is_the_draft(
+    chain: Callable[..., Runnable[Any, Any]], run: Run, aligner: Aligner, server: HostileServer
+) -> None:
+    with pytest.raises(QueryNotFoundError, match="2 model calls with different questions"):
+        run(chain(AlignerRunnable(aligner=aligner)), QUESTION)
+    assert server.generations == []
+
+
+def judged_and_corrected(draft: str, a: Runnable[Any, Any]) -> Any:
+    Upstream(turns=("yes",)).invoke(f"Is this polite? {draft}")
+    return a.invoke(draft)
+
+
+def test_of_one_call_whatever_became_of_its_answer(run: Run, aligner: Aligner, server: HostileServer) -> None:
+    run(Upstream() | StrOutputParser() | (lambda _: "Nobody knows.") | AlignerRunnable(aligner=aligner), QUESTION)
+    assert questions(server) == [QUESTION]
+
+
+def test_the_nearer_of_two_calls_with_the_same_words(aligner: Aligner, server: HostileServer) -> None:
+    def ask_twice(question: str) -> str:
+        Upstream().invoke("Who are you?")
+        return (Upstream() | StrOutputParser() | str.strip | AlignerRunnable(aligner=aligner)).invoke(question)
+
+    RunnableLambda(ask_twice).invoke(QUESTION)
+    assert questions(server) == [QUESTION]
+
+
+def test_a_message_from_elsewhere_is_not_that_of_a_call_in_the_chain(aligner: Aligner, server: HostileServer) -> None:
+    def rephrase_and_answer(question: str) -> AIMessage:
+        Upstream(turns=(REPHRASED,)).invoke(f"Rephrase: {question}")
+        with ThreadPoolExecutor(1) as pool:  # where nothing is known of the chain
+            return pool.submit(Upstream(turns=(ANSWER,)).invoke, REPHRASED).result()
+
+    (RunnableLambda(rephrase_and_answer) | AlignerRunnable(aligner=aligner)).invoke(QUESTION)
+    assert questions(server) == [REPHRASED]
+
+
 def test_the_same_words_to_different_questions(aligner: Aligner) -> None:
     def ask_both(question: str) -> str:
         first, _ = (Upstream().invoke(f"{question} ({number})") for number in range(2))
