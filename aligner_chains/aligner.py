@@ -87,6 +87,7 @@ class Aligner:
         Guard(min_confidence=self._min_confidence)  # refuses what is no probability
         self._configs: dict[str, AlignerConfig] = {}
         self._backend = backend or backend_from(settings, self._max_concurrency)
+        self._model: str | None = getattr(self._backend, "name", None)
         self.description: dict[str, Any] | None = None
         if backend is None:
             self.description = plain(
@@ -221,6 +222,11 @@ class Aligner:
     def __repr__(self) -> str:
         options = self._options
         return f"Aligner({self._backend!r}, feedback={options.feedback.objective!r}, on_failure={options.on_failure!r})"
+
+    @property
+    def model(self) -> str:
+        """The model's name; as long as nobody has told it, where the model is."""
+        return self._model or repr(self._backend)
 
     async def acorrect(
         self,
@@ -446,6 +452,7 @@ class Aligner:
 
     async def _prepare(self, job: Job) -> tuple[GenerationRequest, IncomingAnswer]:
         info = await self._backend.info()
+        self._model = info.name
         prompt_format, guard = self._known_about(info)
         max_new_tokens = job.options.max_new_tokens
         refuse_hopeless(job.query, job.draft, info=info, max_new_tokens=max_new_tokens)

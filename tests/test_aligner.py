@@ -6,7 +6,7 @@ import gc
 import threading
 
 import pytest
-from cases import GOOD, QUERY
+from cases import GOOD, QUERY, Hostile
 
 from aligner_chains import PROMPT_FORMATS, Aligner, Feedback, Guard, PromptFormat
 from aligner_chains.backends.base import GenerationRequest
@@ -23,6 +23,16 @@ def test_a_prompt_format_of_ones_own_is_used(embedded_backend: LocalBackend):
     mine = PromptFormat(name="mine", template="{query} | {draft}", markers=())
     with pytest.raises(FeedbackNotSupportedError, match="'mine' has no place for feedback"):
         Aligner(embedded_backend, prompt_format=mine).correct(QUERY, GOOD, feedback=Feedback.HONEST)
+
+
+def test_its_model_is_named_as_soon_as_anybody_knows_it(embedded_backend: LocalBackend, hostile: Hostile):
+    assert Aligner(embedded_backend).model == "aligner-chains/aligner-nano"
+    server = hostile()
+    assert Aligner.from_openai(server.url + "/v1", model="aligner-7b").model == "aligner-7b"
+    with Aligner.from_tgi(server.url) as aligner:
+        assert aligner.model == f"TgiBackend({server.url!r})"
+        aligner.correct(QUERY, GOOD)
+        assert aligner.model == "aligner/aligner-7b-v1.0"
 
 
 def test_a_chat_format_needs_a_chat_model(embedded_backend: LocalBackend):

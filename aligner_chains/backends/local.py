@@ -36,11 +36,14 @@ class LocalBackend:
         model: The model.
         name: What to call it.
         path: The folder or hub id that it was loaded from.
+
+    Attributes:
+        name: What it is called.
     """
 
     def __init__(self, model: CausalModel, *, name: str, path: str | None = None) -> None:
         self.model = model
-        self._name = name
+        self.name = name
         self._path = path
         self._worker = Worker("aligner-model")
 
@@ -69,12 +72,12 @@ class LocalBackend:
         return cls.from_pretrained(EMBEDDED_PATH, device="cpu", dtype="float32")
 
     def __repr__(self) -> str:
-        return f"LocalBackend({self._name!r})"
+        return f"LocalBackend({self.name!r})"
 
     async def info(self) -> ModelInfo:
         """The model and its context."""
         return ModelInfo(
-            name=self._name,
+            name=self.name,
             max_total_tokens=self.model.max_length,
             special_tokens=self.model.added_tokens,
             path=self._path,
@@ -90,7 +93,7 @@ class LocalBackend:
             async for chunk in chunks:
                 if chunk.generation is not None:
                     return chunk.generation
-        raise GenerationError(f"{self._name!r} ended without an answer.")
+        raise GenerationError(f"{self.name!r} ended without an answer.")
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
         """The model's answer, token by token."""
@@ -113,7 +116,7 @@ class LocalBackend:
             "",
             Generation(
                 text="".join(pieces),
-                model=self._name,
+                model=self.name,
                 finish_reason="length" if reason == "length" else "stop",
                 usage=Usage(len(ids), len(logprobs)),
                 logprobs=tuple(logprobs),
@@ -164,14 +167,14 @@ class LocalBackend:
         try:
             self._worker.submit(generate)
         except RuntimeError as error:
-            raise GenerationError(f"{self._name!r} cannot start any more: {error}.") from error
+            raise GenerationError(f"{self.name!r} cannot start any more: {error}.") from error
         try:
             while True:
                 item = await arriving.get()
                 if isinstance(item, Exception):
-                    raise GenerationError(f"{self._name!r} failed: {type(item).__name__}: {item}.") from item
+                    raise GenerationError(f"{self.name!r} failed: {type(item).__name__}: {item}.") from item
                 if item == "cancelled":
-                    raise GenerationError(f"{self._name!r} was closed.", advice="Make a new Aligner.")
+                    raise GenerationError(f"{self.name!r} was closed.", advice="Make a new Aligner.")
                 yield item
                 if isinstance(item, str):
                     return

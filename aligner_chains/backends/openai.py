@@ -34,6 +34,7 @@ class OpenAIBackend:
 
     Attributes:
         url: The server's address, without a password that may be in it.
+        name: The model's name, if it was given.
     """
 
     def __init__(
@@ -50,13 +51,13 @@ class OpenAIBackend:
         root = url.rstrip("/").removesuffix("/v1") if isinstance(url, str) else url
         self._http = HttpClient(root, api_key=api_key, max_concurrency=max_concurrency)
         self.url = self._http.url + self._prefix
-        self._model = model
+        self.name = model
         self._max_total_tokens = max_total_tokens
         self._parameters = dict(parameters or {})
         self._info: ModelInfo | None = None
 
     def __repr__(self) -> str:
-        return f"OpenAIBackend({self.url!r}, model={self._model!r})"
+        return f"OpenAIBackend({self.url!r}, model={self.name!r})"
 
     async def info(self) -> ModelInfo:
         """The model in `/models`, and its context where the server tells; asked for once."""
@@ -66,7 +67,7 @@ class OpenAIBackend:
             told = entry.get("max_model_len")
             with parsing(f"{self._http.url}{self._prefix}/models"):
                 self._info = ModelInfo(
-                    name=self._model or str(entry["id"]),
+                    name=self.name or str(entry["id"]),
                     max_total_tokens=self._max_total_tokens or (None if told is None else int(told)),
                 )
         return self._info
@@ -80,11 +81,11 @@ class OpenAIBackend:
         except (BackendNotFoundError, ProtocolError, GenerationError):
             # Some gateways serve completions only, and `transformers serve` fails to list models where it has no
             # cache. With a model's name that is enough.
-            if self._model is None:
+            if self.name is None:
                 raise
             return {}
-        if self._model is not None:
-            return entries.get(self._model, {})
+        if self.name is not None:
+            return entries.get(self.name, {})
         if len(entries) == 1:
             return next(iter(entries.values()))
         names = ", ".join(map(repr, entries))
@@ -110,7 +111,7 @@ class OpenAIBackend:
             choice = answer["choices"][0]
             return Generation(
                 text=_text(choice, "message"),
-                model=answer.get("model") or self._model or "",
+                model=answer.get("model") or self.name or "",
                 finish_reason=finish_reason(choice["finish_reason"], where),
                 usage=_usage(answer),
                 logprobs=tuple(_logprobs(choice)) or None,
@@ -123,7 +124,7 @@ class OpenAIBackend:
         where = f"{self._http.url}{path}"
         pieces: list[str] = []
         logprobs: list[float] = []
-        model, reason, usage = self._model or "", None, None
+        model, reason, usage = self.name or "", None, None
         with parsing(where):
             async with aclosing(self._http.post_stream(path, body)) as stream:
                 async for event in stream:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
@@ -58,6 +59,9 @@ class CorrectionModel(BaseChatModel):
     def _llm_type(self) -> str:
         return CORRECTION_TYPE
 
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:  # noqa: ARG002
+        return LangSmithParams(ls_provider="aligner-chains", ls_model_name=self.aligner.model, ls_model_type="chat")
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -105,7 +109,7 @@ class CorrectionModel(BaseChatModel):
         self, messages: list[BaseMessage], config: RunnableConfig, **options: Any
     ) -> Iterator[AIMessageChunk]:
         """Yields what `stream` yields; its run does not tell of tokens, since the caller's own run does."""
-        manager = get_callback_manager_for_config(config)
+        manager = get_callback_manager_for_config(self._told_by(config))
         (run,) = manager.on_chat_model_start(self._serialized, [messages], **self._start(config, options))
         chunks: list[ChatGenerationChunk] = []
         try:
@@ -121,7 +125,7 @@ class CorrectionModel(BaseChatModel):
         self, messages: list[BaseMessage], config: RunnableConfig, **options: Any
     ) -> AsyncGenerator[AIMessageChunk, None]:
         """Yields what `astream` yields; its run does not tell of tokens, since the caller's own run does."""
-        manager = get_async_callback_manager_for_config(config)
+        manager = get_async_callback_manager_for_config(self._told_by(config))
         (run,) = await manager.on_chat_model_start(self._serialized, [messages], **self._start(config, options))
         chunks: list[ChatGenerationChunk] = []
         try:
@@ -133,6 +137,9 @@ class CorrectionModel(BaseChatModel):
             await run.on_llm_error(error, response=_llm_result(chunks))
             raise
         await run.on_llm_end(_llm_result(chunks))
+
+    def _told_by(self, config: RunnableConfig) -> RunnableConfig:
+        return {**config, "metadata": {**config.get("metadata", {}), **self._get_ls_params()}}
 
     def _start(self, config: RunnableConfig, options: dict[str, Any]) -> dict[str, Any]:
         return {
