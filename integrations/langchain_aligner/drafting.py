@@ -3,21 +3,23 @@
 With `stream_mode="messages"` LangGraph streams the tokens of every model call in a node. In `llm | AlignerRunnable()`
 those of the draft would be out before the Aligner is asked, and nothing that LangChain tells a handler about the start
 of a chain says what its later steps are. Only the chain knows; so we look at who starts the run, a few frames up the
-stack, and give the runs before the Aligner the tag that LangGraph does not stream. Where the stack does not show it
-(`abatch` in a node), drafts stream as they would without this module; `AlignedChatModel` and `AlignerMiddleware` do not
-depend on it.
+stack, and give the runs before the Aligner the tag that LangGraph does not stream. Where neither that nor the stacks of
+waiting tasks show it, drafts stream as they would without this module; `AlignedChatModel` and `AlignerMiddleware` do
+not depend on it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType, FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from langchain_core.callbacks import BaseCallbackManager
+from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackManager
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.runnables import Runnable, RunnableLambda
 
@@ -28,6 +30,9 @@ _DRAFT = "aligner:draft"
 _STEP = "seq:step:"
 _MOST_FRAMES = 12
 _DEEPEST = 12
+
+# Which chain starts a run as one of a batch.
+_batching: WeakKeyDictionary[AsyncCallbackManager, Runnable[Any, Any]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,8 @@ def mark_drafts(*, corrected_again: bool) -> Drafting | None:
         If the run is that of a chain with an Aligner, what to end once its last correction is there.
     """
     manager, runnable = _who_starts()
+    if runnable is None and isinstance(manager, AsyncCallbackManager):
+        runnable = _who_batches(manager)
     if manager is None or runnable is None:
         return None
     if _is_aligner(runnable):
@@ -89,6 +96,27 @@ def _who_starts() -> tuple[BaseCallbackManager | None, Runnable[Any, Any] | None
             return manager, found
         frame = frame.f_back
     return manager, None
+
+
+def _who_batches(manager: AsyncCallbackManager) -> Runnable[Any, Any] | None:
+    """The chain whose `abatch` starts a run: each in a task of its own, while that of the chain waits for all."""
+    if manager not in _batching:
+        for frame in _waiting("abatch"):
+            together, chain = frame.f_locals.get("callback_managers", ()), frame.f_locals.get("self")
+            if manager in together and isinstance(chain, Runnable):
+                _batching.update(dict.fromkeys(together, chain))
+                break
+    return _batching.pop(manager, None)
+
+
+def _waiting(function: str) -> Iterator[FrameType]:
+    for task in asyncio.all_tasks():
+        step: Any = task.get_coro()
+        while step is not None:
+            frame = getattr(step, "cr_frame", None)
+            if frame is not None and frame.f_code.co_name == function:
+                yield frame
+            step = getattr(step, "cr_await", None)
 
 
 def _is_aligner(runnable: object) -> bool:

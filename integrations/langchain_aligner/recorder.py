@@ -119,6 +119,16 @@ class QueryRecorder(BaseCallbackHandler):
                 run = self._runs.get(run.parent) if run.parent else None
         return levels
 
+    def calls_beside(self, run_id: UUID) -> list[ModelCall]:
+        """The model calls so far in all runs under way of the same outermost run."""
+        # In `batch` LangChain puts a step with a config or arguments of its own (`with_config`, `bind`, `with_retry`)
+        # under the run that the batch was called in, past the chain that it is a step of.
+        with self._lock:
+            outermost = self._outermost(run_id)
+            return [
+                call for each, run in self._runs.items() if self._outermost(each) == outermost for call in run.calls
+            ]
+
     def call_that_answered(self, message_id: str) -> ModelCall | None:
         """The call, with no run around it any more, that answered with this message."""
         with self._lock:
@@ -257,6 +267,11 @@ class QueryRecorder(BaseCallbackHandler):
             assert isinstance(reference, _MessageRef)
             if self._answered.get(reference.message_id, (None,))[0] is reference:
                 del self._answered[reference.message_id]
+
+    def _outermost(self, run_id: UUID) -> UUID:
+        while (run := self._runs.get(run_id)) and run.parent and run.parent in self._runs:
+            run_id = run.parent
+        return run_id
 
     def _run(self, run_id: UUID | None) -> _Run | None:
         return self._runs.get(run_id) if run_id is not None else None

@@ -239,6 +239,8 @@ def _call_behind(draft: Draft, run_id: UUID) -> ModelCall:
     call = call_behind(levels, text=draft.text, message_id=message_id)
     if call is None and message_id is not None:
         call = RECORDER.call_that_answered(message_id)
+    if call is None:
+        call = call_behind([RECORDER.calls_beside(run_id)], text=draft.text, message_id=message_id)
     call = call or only_call(levels)
     if call is None:
         raise not_found("No model call is known that made this draft.")

@@ -44,6 +44,8 @@ def graph_of(chain: Runnable[Any, Any], way: str = "invoke") -> Any:
         if way == "astream":
             chunks = [chunk async for chunk in chain.astream(state["messages"], config)]
             return {"messages": [sum(chunks[1:], chunks[0])]}
+        if way == "abatch":
+            return {"messages": await chain.abatch([state["messages"]], config)}
         return {"messages": [await chain.ainvoke(state["messages"], config)]}
 
     node = async_node if way.startswith("a") else sync_node
@@ -57,7 +59,7 @@ def streamed(graph: Any, *, is_async: bool) -> list[Any]:
     return asyncio.run(read()) if is_async else [m for m, _ in graph.stream(QUESTION, stream_mode="messages")]
 
 
-@pytest.mark.parametrize("way", ["invoke", "stream", "batch", "ainvoke", "astream"])
+@pytest.mark.parametrize("way", ["invoke", "stream", "batch", "ainvoke", "astream", "abatch"])
 def test_only_the_aligners_tokens_are_streamed(way: str, aligner: Aligner, server: HostileServer) -> None:
     graph = graph_of(Upstream() | AlignerRunnable(aligner=aligner), way)
     messages = streamed(graph, is_async=way.startswith("a"))
@@ -126,10 +128,15 @@ def function_with_default(aligner: Runnable[Any, Any]) -> Runnable[Any, Any]:
     return RunnableLambda(correct)
 
 
-@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
-def test_in_chains_of_all_kinds(chain: Callable[..., Any], way: str, aligner: Aligner) -> None:
-    messages = streamed(graph_of(chain(AlignerRunnable(aligner=aligner)), way), is_async=way == "ainvoke")
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch", "abatch"])
+def test_in_chains_of_all_kinds(chain: str, way: str, aligner: Aligner) -> None:
+    if chain == "twice-nested" and way.endswith("batch"):
+        pytest.xfail(
+            "In a batch LangChain tells of no run that the inner chain is a step of: its correction streams too."
+        )
+    graph = graph_of(CHAINS[chain](AlignerRunnable(aligner=aligner)), way)
+    messages = streamed(graph, is_async=way.startswith("a"))
     assert [message.content for message in messages] == PIECES
 
 
@@ -156,6 +163,20 @@ def test_a_function_that_knows_itself(aligner: Aligner) -> None:
 
     graph = StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile()
     assert [message.content for message in streamed(graph, is_async=False)] == PIECES
+
+
+@pytest.mark.parametrize("number", [20, 1])
+def test_batches_at_a_time(number: int, aligner: Aligner, server: HostileServer) -> None:
+    chains = [Upstream(turns=(f"{each}, you idiot.",)) | AlignerRunnable(aligner=aligner) for each in range(3)]
+
+    async def answer(state: MessagesState, config: RunnableConfig) -> MessagesState:
+        batches = await asyncio.gather(*(chain.abatch([state["messages"]] * number, config) for chain in chains))
+        return {"messages": [message for batch in batches for message in batch]}
+
+    graph = StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile()
+    texts = [message.text for message in streamed(graph, is_async=True) if message.text]
+    assert sorted(texts) == sorted(f"{each}." for each in range(3) for _ in range(number))
+    assert len(server.generations) == 3 * number
 
 
 def test_a_chain_as_a_node(aligner: Aligner) -> None:

@@ -267,6 +267,26 @@ def test_map_keeps_questions_and_drafts_together(aligner: Aligner, server: Hosti
     assert sorted(questions(server)) == sorted(asked)
 
 
+@pytest.mark.parametrize("step", [StrOutputParser(), RunnablePassthrough()], ids=["text", "message"])
+@pytest.mark.parametrize("wrap", [lambda a: a.bind(max_new_tokens=7), lambda a: a.with_retry()], ids=["bind", "retry"])
+async def test_batches_in_a_function(
+    wrap: Callable[..., Any], step: Runnable[Any, Any], aligner: Aligner, server: HostileServer
+) -> None:
+    chain = RunnableLambda(str) | Upstream() | step | wrap(AlignerRunnable(aligner=aligner))
+
+    def ask(question: str) -> list[Any]:
+        Upstream(turns=("Let me see.",)).invoke("Who are you?")
+        return chain.batch([question])
+
+    async def aask(question: str, config: RunnableConfig) -> list[Any]:
+        await Upstream(turns=("Let me see.",)).ainvoke("Who are you?", config)
+        return await chain.abatch([question], config)
+
+    RunnableLambda(ask).invoke(QUESTION)
+    await RunnableLambda(aask).ainvoke(QUESTION)
+    assert questions(server) == [QUESTION, QUESTION]
+
+
 def test_a_message_is_recognised_outside_of_a_chain(aligner: Aligner, server: HostileServer) -> None:
     draft = (PROMPT | Upstream()).invoke({"question": QUESTION})
     assert AlignerRunnable(aligner=aligner).invoke(draft).text == CORRECTED
