@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hostile import HostileServer, refuse
+from hostile import HostileServer, hang, refuse
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
     AgentMiddleware,
@@ -27,8 +27,8 @@ from langgraph.types import Command
 from pydantic import BaseModel
 from upstream import CORRECTED, DRAFT, Upstream
 
-from aligner_chains import Aligner
-from aligner_chains.errors import GenerationError
+from aligner_chains import REFUSAL, Aligner
+from aligner_chains.errors import CorrectionTimeoutError, GenerationError
 from langchain_aligner import AlignerMiddleware
 
 QUESTION = "Who wrote Faust?"
@@ -210,17 +210,43 @@ def test_next_to_other_middleware(run: Invoke, aligner: Aligner) -> None:
         assert run(create_agent(model, [], middleware=middleware), ask())["messages"][-1].text == text
 
 
-@pytest.mark.parametrize("policy", ["raise", "draft"])
-def test_failures(policy: Any, run: Invoke, hostile: Callable[..., HostileServer]) -> None:
+def answered(run: Invoke, **options: Any) -> AIMessage:
+    """The answer of an agent whose middleware was made with these options."""
+    return run(create_agent(Upstream(), [], middleware=[AlignerMiddleware(**options)]), ask())["messages"][-1]
+
+
+def test_feedback_for_all_calls(run: Invoke, aligner: Aligner, server: HostileServer) -> None:
+    assert answered(run, aligner=aligner, feedback="empathetic").text == CORRECTED
+    assert " to make it more empathetic: " in server.generations[0].prompt
+
+
+def test_max_new_tokens(run: Invoke, aligner: Aligner, server: HostileServer) -> None:
+    assert answered(run, aligner=aligner, max_new_tokens=7).text == CORRECTED
+    assert server.generations[0].body["parameters"]["max_new_tokens"] == 7
+
+
+def test_timeout(run: Invoke, hostile: Callable[..., HostileServer]) -> None:
+    with Aligner.from_tgi(hostile(hang).url) as aligner, pytest.raises(CorrectionTimeoutError, match=r"0\.05 s"):
+        answered(run, aligner=aligner, timeout=0.05)
+
+
+@pytest.mark.parametrize("keep_draft", [False, True])
+def test_the_draft_is_kept_on_demand(keep_draft: bool, run: Invoke, aligner: Aligner) -> None:
+    told = answered(run, aligner=aligner, keep_draft=keep_draft).response_metadata["aligner"]
+    assert told.get("draft") == (DRAFT if keep_draft else None)
+
+
+@pytest.mark.parametrize(("policy", "text"), [("draft", DRAFT), ("refuse", REFUSAL)])
+def test_failures(policy: Any, text: str, run: Invoke, hostile: Callable[..., HostileServer]) -> None:
+    with Aligner.from_tgi(hostile(refuse(424, "generation", "the GPU is on fire")).url) as aligner:
+        answer = answered(run, aligner=aligner, on_failure=policy)
+    assert (answer.text, answer.response_metadata["aligner"]["outcome"]) == (text, "failed")
+
+
+def test_failures_that_raise(run: Invoke, hostile: Callable[..., HostileServer]) -> None:
     server = hostile(refuse(424, "generation", "the GPU is on fire"))
-    with Aligner.from_tgi(server.url) as aligner:
-        agent = create_agent(Upstream(), [], middleware=[AlignerMiddleware(aligner=aligner, on_failure=policy)])
-        if policy == "draft":
-            answer = run(agent, ask())["messages"][-1]
-            assert (answer.text, answer.response_metadata["aligner"]["outcome"]) == (DRAFT, "failed")
-        else:
-            with pytest.raises(GenerationError):
-                run(agent, ask())
+    with Aligner.from_tgi(server.url, on_failure="draft") as aligner, pytest.raises(GenerationError, match="on fire"):
+        answered(run, aligner=aligner, on_failure="raise")
 
 
 def test_without_langchain_the_error_says_what_to_install() -> None:
