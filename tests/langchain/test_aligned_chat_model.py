@@ -21,7 +21,7 @@ from langchain_core.tracers.context import collect_runs
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel, ValidationError
 from upstream import CORRECTED, DRAFT, Upstream
-from ways import WAYS, Run
+from ways import WAYS, Run, given_out
 
 from aligner_chains import REFUSAL, Aligner
 from aligner_chains.errors import ConfigurationError, GenerationError, StreamInterruptedError
@@ -58,6 +58,7 @@ async def test_no_event_streams_a_draft(model: AlignedChatModel) -> None:
         events = [event async for event in read.astream_events(QUESTION, version="v2")]
         streamed = [event["data"]["chunk"] for event in events if event["event"] == "on_chat_model_stream"]
         assert "".join(chunk.text for chunk in streamed) == CORRECTED
+        assert not [event for event in events if "idiot" in given_out(event)]
 
 
 class Started(BaseCallbackHandler):

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import Runnable
 from upstream import CORRECTED, DRAFT, Upstream
-from ways import whole
+from ways import given_out, whole
 
 from aligner_chains import REFUSAL, Aligner
 from aligner_chains.errors import GenerationError, StreamInterruptedError
@@ -172,3 +172,4 @@ async def test_events_of_the_runnable_hold_no_draft(aligner: Aligner) -> None:
         streamed = [event["data"]["chunk"].content for event in events if event["event"].endswith("_stream")]
         assert streamed == [*PIECES, ""]
         assert events[-1]["data"]["output"].content == CORRECTED
+        assert not [event for event in events if "idiot" in given_out(event)]

@@ -25,6 +25,11 @@ def whole(chunks: list[Any]) -> Any:
     return reduce(lambda left, right: left + right, chunks)
 
 
+def given_out(event: Any) -> str:
+    """What an event of `astream_events` tells but for what its run was given, which for an Aligner's is the draft."""
+    return str({**event, "data": {name: value for name, value in event["data"].items() if name != "input"}})
+
+
 WAYS: dict[str, Run] = {
     "invoke": lambda chain, value, **options: chain.invoke(value, **options),
     "ainvoke": lambda chain, value, **options: asyncio.run(chain.ainvoke(value, **options)),
