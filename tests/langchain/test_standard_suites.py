@@ -111,7 +111,8 @@ class TestIntegration(_Setting, ChatModelIntegrationTests):
     """What the tests of images, documents and sounds send comes from the network, so they skip themselves.
 
     `test_stream_time` skips itself: it measures against recorded answers of a provider. `test_json_mode` skips itself:
-    JSON mode is the provider's affair, and `with_structured_output` hands it to the upstream as it is.
+    JSON mode is the provider's affair, and `with_structured_output` hands it to the upstream as it is. So does
+    `test_anthropic_inputs`: which formats of tools and results it reads is the upstream's affair too.
     """
 
     @property
