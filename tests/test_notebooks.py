@@ -24,9 +24,11 @@ CORRECTED = {
         "correction": "text='Water it every morning and keep it in the sun.'",
         "feedback-per-call": "'helpful and harmless': 'Water it every morning and keep it in the sun.'",
         "stream": "Water| it| every| morning| and| keep| it| in| the| sun|.|",
+        "side-by-side": '>Change</del> the socket without switching off the power.<td style="width: 22em; ',
         "agent-run": "\n\nParis.\n",
         "policies": "I can't give you a checked answer to this right now",
         "asked-and-answered": "AI: Paris, you idiot.\n\nParis.\n",
+        "hidden-failure": "        Aligner (llm) BackendConnectionError(",
     },
     "llama_index_rag.ipynb": {
         "answer": "You can sew denim with the thick needle in the drawer.\n",
