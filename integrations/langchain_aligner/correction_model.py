@@ -109,7 +109,7 @@ class CorrectionModel(BaseChatModel):
         self, messages: list[BaseMessage], config: RunnableConfig, **options: Any
     ) -> Iterator[AIMessageChunk]:
         """Yields what `stream` yields; its run does not tell of tokens, since the caller's own run does."""
-        manager = get_callback_manager_for_config(self._told_by(config))
+        manager = get_callback_manager_for_config(self._with_ls_params(config))
         (run,) = manager.on_chat_model_start(self._serialized, [messages], **self._start(config, options))
         chunks: list[ChatGenerationChunk] = []
         try:
@@ -125,7 +125,7 @@ class CorrectionModel(BaseChatModel):
         self, messages: list[BaseMessage], config: RunnableConfig, **options: Any
     ) -> AsyncGenerator[AIMessageChunk, None]:
         """Yields what `astream` yields; its run does not tell of tokens, since the caller's own run does."""
-        manager = get_async_callback_manager_for_config(self._told_by(config))
+        manager = get_async_callback_manager_for_config(self._with_ls_params(config))
         (run,) = await manager.on_chat_model_start(self._serialized, [messages], **self._start(config, options))
         chunks: list[ChatGenerationChunk] = []
         try:
@@ -138,8 +138,8 @@ class CorrectionModel(BaseChatModel):
             raise
         await run.on_llm_end(_llm_result(chunks))
 
-    def _told_by(self, config: RunnableConfig) -> RunnableConfig:
-        return {**config, "metadata": {**config.get("metadata", {}), **self._get_ls_params()}}
+    def _with_ls_params(self, config: RunnableConfig) -> RunnableConfig:
+        return {**config, "metadata": {**config.get("metadata", {}), **self._get_ls_params_with_defaults()}}
 
     def _start(self, config: RunnableConfig, options: dict[str, Any]) -> dict[str, Any]:
         return {
