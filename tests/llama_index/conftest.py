@@ -9,9 +9,12 @@ import pytest
 from hostile import HostileServer
 from listening import Listener
 from llama_index_instrumentation import get_dispatcher
-from rag import WAYS, Way
+from models import Model
+from rag import DRAFT, WAYS, Way
+from variants import CHATS, COMPLETIONS, MakeLLM, Variant
 
 from aligner_chains import Aligner
+from llama_index_aligner import AlignerLLM
 
 
 @pytest.fixture(autouse=True)
@@ -46,4 +49,24 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Listener:
 @pytest.fixture(params=WAYS.values(), ids=WAYS)
 def way(request: pytest.FixtureRequest) -> Way:
     """Every way to ask an engine."""
+    return request.param
+
+
+@pytest.fixture
+def make_llm(aligner: Aligner) -> MakeLLM:
+    """Makes an `AlignerLLM` whose upstream says these turns."""
+    return lambda *turns, **options: AlignerLLM(
+        **{"llm": Model(turns=turns or (DRAFT,)), "aligner": aligner, **options}
+    )
+
+
+@pytest.fixture(params=[*CHATS, *COMPLETIONS], ids=lambda variant: variant.name)
+def variant(request: pytest.FixtureRequest) -> Variant:
+    """Each of the eight ways to ask a model."""
+    return request.param
+
+
+@pytest.fixture(params=CHATS, ids=lambda variant: variant.name)
+def chat(request: pytest.FixtureRequest) -> Variant:
+    """Each of the four ways to chat with a model."""
     return request.param
