@@ -79,6 +79,10 @@ class Way:
     streams: bool
     is_async: bool
 
+    def method(self, name: str) -> str:
+        """The name that LlamaIndex gives a method's variant for this way."""
+        return f"{'a' if self.is_async else ''}{'stream_' if self.streams else ''}{name}"
+
     def run(self, ask: Callable[[], Any], aask: Callable[[], Awaitable[Any]]) -> tuple[Any, Any]:
         async def run() -> tuple[Any, Any]:
             return await _read(await aask())

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conversations import Conversations, conversation
+from conversations import Conversations, atalk, conversation, talk
 from hostile import HostileServer, refuse, speak
 from listening import Listener
 from llama_index.core import MockEmbedding, VectorStoreIndex
@@ -38,26 +38,6 @@ def an_index() -> VectorStoreIndex:
 
 def a_memory() -> ChatMemoryBuffer:
     return ChatMemoryBuffer.from_defaults()
-
-
-async def atalk(way: Way, engine: BaseChatEngine, message: str = QUERY, **options: Any) -> tuple[str, Any]:
-    """What a user reads, and the response."""
-    if way.streams:
-        response = await engine.astream_chat(message, **options)
-        return "".join([token async for token in response.async_response_gen()]), response
-    response = await engine.achat(message, **options)
-    return str(response), response
-
-
-def talk(way: Way, engine: BaseChatEngine, message: str = QUERY, **options: Any) -> tuple[str, Any]:
-    """What a user reads, and the response."""
-    if way.is_async:
-        return asyncio.run(atalk(way, engine, message, **options))
-    if way.streams:
-        response = engine.stream_chat(message, **options)
-        return "".join(response.response_gen), response
-    response = engine.chat(message, **options)
-    return str(response), response
 
 
 Make = Callable[..., BaseChatEngine]

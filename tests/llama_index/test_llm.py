@@ -35,9 +35,9 @@ from pydantic import BaseModel, ValidationError
 from rag import CORRECTED, DRAFT, QUERY, TOLD, Upstream, Way, found
 from variants import ASKED, CHATS, STREAMS, MakeLLM, Variant
 
-from aligner_chains import REFUSAL, Aligner
+from aligner_chains import Aligner
 from aligner_chains.errors import ConfigurationError, GenerationError, InvalidInputError, StreamInterruptedError
-from llama_index_aligner import AlignerLLM, aligner_options
+from llama_index_aligner import AlignerLLM
 
 
 def test_an_answer(variant: Variant, make_llm: MakeLLM, server: HostileServer) -> None:
@@ -102,15 +102,6 @@ def test_without_a_question(chat: Variant, make_llm: MakeLLM) -> None:
             chat.ask(make_llm(), asked)
 
 
-@pytest.mark.parametrize(("policy", "text"), [("draft", DRAFT), ("refuse", REFUSAL)])
-def test_failures(policy: Any, text: str, variant: Variant, make_llm: MakeLLM, hostile: Callable[..., Any]) -> None:
-    server = hostile(refuse(424, "generation", "the GPU is on fire"))
-    with Aligner.from_tgi(server.url) as aligner:
-        *_, response = variant.ask(make_llm(aligner=aligner, on_failure=policy))
-    assert variant.text(response) == text
-    assert response.additional_kwargs["aligner"]["error"]["type"] == "GenerationError"
-
-
 def test_a_failure_raises_by_default(
     variant: Variant, make_llm: MakeLLM, hostile: Callable[..., HostileServer]
 ) -> None:
@@ -120,20 +111,6 @@ def test_a_failure_raises_by_default(
             variant.ask(make_llm(aligner=aligner))
         with pytest.raises(StreamInterruptedError if variant in STREAMS else GenerationError, match="on fire"):
             variant.ask(make_llm(aligner=aligner))
-
-
-def test_feedback_for_one_call(variant: Variant, make_llm: MakeLLM, server: HostileServer) -> None:
-    llm = make_llm(feedback="empathetic")
-    with aligner_options(feedback="concise"):
-        variant.ask(llm)
-    variant.ask(llm)
-    assert ["more concise" in request.prompt for request in server.generations] == [True, False]
-
-
-def test_a_model_that_says_nothing(variant: Variant, make_llm: MakeLLM, server: HostileServer) -> None:
-    *_, response = variant.ask(make_llm(""))
-    assert response.additional_kwargs["aligner"] == {"outcome": "skipped", "reason": "no text"}
-    assert server.requests == []
 
 
 @pytest.mark.parametrize("chat", CHATS[2:], ids=lambda variant: variant.name)

@@ -10,7 +10,7 @@ from contextvars import copy_context
 from typing import Any
 
 import pytest
-from hostile import HostileServer, hang, refuse
+from hostile import HostileServer
 from listening import Listener
 from llama_index.core import MockEmbedding, PromptTemplate, QueryBundle, Settings, SQLDatabase, VectorStoreIndex
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -36,8 +36,8 @@ from pydantic import ValidationError
 from rag import CORRECTED, DRAFT, QUERY, Upstream, Way, found
 from sqlalchemy import create_engine, text
 
-from aligner_chains import REFUSAL, Aligner
-from aligner_chains.errors import CorrectionTimeoutError, GenerationError, InvalidInputError, InvalidTypeError
+from aligner_chains import Aligner
+from aligner_chains.errors import InvalidTypeError
 from llama_index_aligner import AlignerQueryEngine, AlignerSynthesizer, aligner_options
 
 
@@ -191,35 +191,6 @@ def test_an_empty_response(way: Way, aligner: Aligner, server: HostileServer) ->
     assert answer == "Empty Response"
     assert response.metadata == {"aligner": {"outcome": "skipped", "reason": "no answer"}}
     assert server.requests == []
-
-
-def test_a_blank_query_is_no_way_around_the_aligner(way: Way, engine: AlignerQueryEngine) -> None:
-    with pytest.raises(InvalidInputError, match="The query is blank"):
-        way.query(engine, " ")
-
-
-@pytest.mark.parametrize(("policy", "expected"), [("draft", DRAFT), ("refuse", REFUSAL)])
-def test_failures(policy: Any, expected: str, way: Way, hostile: Callable[..., HostileServer]) -> None:
-    server = hostile(refuse(424, "generation", "the GPU is on fire"))
-    with Aligner.from_tgi(server.url) as aligner:
-        answer, response = way.query(AlignerQueryEngine(an_engine(way), aligner=aligner, on_failure=policy))
-    assert (answer, response.metadata["aligner"]["outcome"]) == (expected, "failed")
-
-
-def test_a_failure_raises_by_default(way: Way, hostile: Callable[..., HostileServer]) -> None:
-    server = hostile(refuse(424, "generation", "the GPU is on fire"), hang)
-    with Aligner.from_tgi(server.url) as aligner:
-        with pytest.raises(GenerationError, match="on fire"):
-            way.query(AlignerQueryEngine(an_engine(way), aligner=aligner))
-        with pytest.raises(CorrectionTimeoutError):
-            way.query(AlignerQueryEngine(an_engine(way), aligner=aligner, timeout=0.05))
-
-
-def test_feedback_for_one_call(way: Way, engine: AlignerQueryEngine, server: HostileServer) -> None:
-    with aligner_options(feedback="concise"):
-        way.query(engine)
-    way.query(engine)
-    assert ["more concise" in request.prompt for request in server.generations] == [True, False]
 
 
 def test_prompts_have_the_names_that_they_have_without_it(aligner: Aligner) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hostile import HostileServer, hang, refuse, speak
+from hostile import HostileServer, refuse, speak
 from listening import Listener
 from llama_index.core import MockEmbedding, PromptTemplate, QueryBundle, Settings, VectorStoreIndex
 from llama_index.core.base.response.schema import (
@@ -26,9 +26,7 @@ from rag import CORRECTED, DRAFT, QUERY, TOLD, Upstream, Way, found
 
 from aligner_chains import REFUSAL, Aligner, Guard
 from aligner_chains.errors import (
-    CorrectionTimeoutError,
     GenerationError,
-    InvalidInputError,
     StreamInterruptedError,
     TruncatedCorrectionError,
 )
@@ -123,13 +121,6 @@ def test_a_model_that_says_nothing(way: Way, make: Make, upstream: Upstream, ser
     assert server.requests == []
 
 
-def test_a_blank_query_is_no_way_around_the_aligner(way: Way, make: Make) -> None:
-    with pytest.raises(InvalidInputError, match="The query is blank"):
-        way.synthesize(make(), " ")
-    text, response = way.synthesize(make(on_failure="refuse"), " ")
-    assert (text, response.metadata["aligner"]["error"]["type"]) == (REFUSAL, "InvalidInputError")
-
-
 def test_an_empty_response_in_other_words(way: Way, make: Make, server: HostileServer) -> None:
     """Whoever makes synthesizers says what stands for no answer."""
     synthesizer = make()
@@ -146,16 +137,6 @@ def test_additional_source_nodes(way: Way, make: Make) -> None:
     assert [node.node_id for node in response.source_nodes] == ["node-0", "node-1"]
 
 
-@pytest.mark.parametrize(("policy", "text"), [("draft", DRAFT), ("refuse", REFUSAL)])
-def test_failures(policy: Any, text: str, way: Way, make: Make, hostile: Callable[..., HostileServer]) -> None:
-    server = hostile(refuse(424, "generation", "the GPU is on fire"))
-    with Aligner.from_tgi(server.url) as aligner:
-        answer, response = way.synthesize(make(aligner=aligner, on_failure=policy))
-    assert answer == text
-    assert response.metadata["aligner"]["outcome"] == "failed"
-    assert response.metadata["aligner"]["error"]["type"] == "GenerationError"
-
-
 def test_a_failure_that_the_user_does_not_see(
     way: Way, make: Make, hostile: Callable[..., HostileServer], told: Listener
 ) -> None:
@@ -164,12 +145,6 @@ def test_a_failure_that_the_user_does_not_see(
         way.synthesize(make(aligner=aligner, on_failure="draft"))
     (end,) = told.ends
     assert (end.outcome, end.correction, type(end.error)) == ("failed", DRAFT, GenerationError)
-
-
-def test_a_failure_raises_by_default(way: Way, make: Make, hostile: Callable[..., HostileServer]) -> None:
-    server = hostile(refuse(424, "generation", "the GPU is on fire"))
-    with Aligner.from_tgi(server.url) as aligner, pytest.raises(GenerationError, match="on fire"):
-        way.synthesize(make(aligner=aligner))
 
 
 def test_a_stream_that_breaks_off(make: Make, way: Way, hostile: Callable[..., HostileServer]) -> None:
@@ -181,20 +156,6 @@ def test_a_stream_that_breaks_off(make: Make, way: Way, hostile: Callable[..., H
         else:
             with pytest.raises(StreamInterruptedError, match="on fire"):
                 way.synthesize(synthesizer)
-
-
-def test_timeout(way: Way, make: Make, hostile: Callable[..., HostileServer]) -> None:
-    with Aligner.from_tgi(hostile(hang).url) as aligner, pytest.raises(CorrectionTimeoutError):
-        way.synthesize(make(aligner=aligner, timeout=0.05))
-
-
-def test_feedback_for_all_calls_and_for_one(way: Way, make: Make, server: HostileServer) -> None:
-    synthesizer = make(feedback="empathetic")
-    way.synthesize(synthesizer)
-    with aligner_options(feedback="concise"):
-        way.synthesize(synthesizer)
-    assert ["more empathetic" in request.prompt for request in server.generations] == [True, False]
-    assert "more concise" in server.generations[1].prompt
 
 
 def test_a_stream_keeps_what_was_said_when_it_was_opened(aligner: Aligner, server: HostileServer) -> None:
