@@ -48,9 +48,8 @@ class AlignerSynthesizer(BaseSynthesizer):
         self._synthesizer = synthesizer
         self._options = CorrectionOptions(**options)
         self._with_context = with_context
-        super().__init__(
+        super().__init__(  # without callbacks, which would take the place of the model's own
             llm=synthesizer._llm,  # noqa: SLF001
-            callback_manager=synthesizer.callback_manager,
             prompt_helper=synthesizer._prompt_helper,  # noqa: SLF001
             streaming=synthesizer._streaming,  # noqa: SLF001
             output_cls=synthesizer._output_cls,  # noqa: SLF001
