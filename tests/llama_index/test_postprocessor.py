@@ -224,6 +224,8 @@ def test_events_and_spans(name: str, postprocessor: AlignerPostprocessor, told: 
     )
     assert end.latency > 0
     assert start.span_id == end.span_id
+    names = [event.model_dump()["class_name"] for event in (start, end)]  # by which LlamaIndex's observers tell them
+    assert names == ["AlignerCorrectionStartEvent", "AlignerCorrectionEndEvent"]
     assert told.path(start.span_id) == [f"AlignerPostprocessor.{name}", "Aligner.correct"]
 
 
