@@ -232,10 +232,17 @@ class HostileServer:
             task = asyncio.create_task(self._answer_all(reader, writer))
             connections.add(task)
             task.add_done_callback(connections.discard)
+            # Not in the task: one that is cancelled before it begins does nothing at all.
+            task.add_done_callback(lambda _: writer.close())
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
         self._started.set_result((asyncio.get_running_loop(), stop, server.sockets[0].getsockname()[1]))
         await stop.wait()
+        # A server that is closed forgets the connections that it has accepted and not set up yet; nobody closes them.
+        for listener in server.sockets:
+            asyncio.get_running_loop().remove_reader(listener)
+        for _ in range(3):
+            await asyncio.sleep(0)
         server.close()
         for task in connections:
             task.cancel()
@@ -249,8 +256,6 @@ class HostileServer:
             self.left.set()
         except ConnectionError:
             self.dropped.set()
-        finally:
-            writer.close()
 
     def _behaviour(self, request: Request) -> Behaviour:
         if request.wants_text:
