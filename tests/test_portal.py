@@ -101,6 +101,22 @@ def test_a_loop_that_ends_closes_its_connections(hostile: Hostile):
     assert asyncio.run(aligner.acorrect(QUERY, RUDE)).text == GOOD
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # which is true of such a loop
+def test_a_loop_that_is_closed_without_its_end_loses_its_connections(hostile: Hostile):
+    server = hostile()
+    aligner = Aligner.from_tgi(server.url)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(aligner.acorrect(QUERY, RUDE))
+    loop.close()
+
+    async def correct_in_another() -> None:
+        assert (await aligner.acorrect(QUERY, RUDE)).text == GOOD
+        gc.collect()
+        assert server.left.wait(10)
+
+    asyncio.run(correct_in_another())
+
+
 def test_an_aligner_that_is_dropped_closes_its_connections(hostile: Hostile):
     server = hostile()
     aligner = Aligner.from_tgi(server.url)

@@ -35,6 +35,9 @@ class Session:
 
     async def open(self) -> None:
         """Enters it among its siblings and tells the loop of it."""
+        for session in list(self._open):
+            if session._loop.is_closed():  # noqa: SLF001
+                await session._forget()  # noqa: SLF001
         self._open.add(self)
         self._siblings[self._loop] = self
         await anext(self._end_of_loop)
@@ -51,6 +54,13 @@ class Session:
         """Closes from whichever thread notices that nobody uses the session any more."""
         with suppress(RuntimeError):  # the loop is closed, and the session with it
             self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close()))
+
+    async def _forget(self) -> None:
+        # Some close a loop without shutting it down, LlamaIndex where its synchronous code runs in a loop. Then nothing
+        # can close the connections any more but the garbage collector, with a ResourceWarning for each.
+        self._siblings.pop(self._loop, None)
+        self._open.discard(self)
+        await self.client.close()
 
     async def _wait_for_end_of_loop(self) -> AsyncGenerator[None, None]:
         # A loop closes its unfinished async generators when it shuts down (asyncio.run and the like): nobody has to
