@@ -12,6 +12,8 @@ from hostile import HostileServer, refuse, speak
 from listening import Listener
 from llama_index.core import MockEmbedding, PromptTemplate, VectorStoreIndex
 from llama_index.core.base.llms.types import (
+    CacheControl,
+    CachePoint,
     ChatMessage,
     ChatResponse,
     ImageBlock,
@@ -97,7 +99,7 @@ def test_the_question_is_what_the_user_said_last(chat: Variant, make_llm: MakeLL
 
 
 def test_without_a_question(chat: Variant, make_llm: MakeLLM) -> None:
-    for asked in (ASKED[:1], [ChatMessage(" ")]):
+    for asked in (ASKED[:1], [ChatMessage([TextBlock(text=" "), CachePoint(cache_control=CacheControl(type="x"))])]):
         with pytest.raises(InvalidInputError, match="The query is"):
             chat.ask(make_llm(), asked)
 
@@ -147,14 +149,33 @@ def test_tool_calls_as_only_the_upstream_reads_them(chat: Variant, aligner: Alig
     assert chat.ask(llm)[-1].message.content == CORRECTED
 
 
-def test_tool_calls_beside_the_message(chat: Variant, aligner: Aligner, server: HostileServer) -> None:
-    """Older integrations put them into `additional_kwargs`, and some are no models that call tools to LlamaIndex."""
-    call = {"id": "call-1", "function": {"name": "search", "arguments": "{}"}, "type": "function"}
-    message = ChatMessage(DRAFT, role=MessageRole.ASSISTANT, additional_kwargs={"tool_calls": [call]})
-    *_, response = chat.ask(AlignerLLM(llm=Model(turns=(message,)), aligner=aligner))
-    assert (response.message.content, response.message.additional_kwargs) == (DRAFT, {"tool_calls": [call]})
+class Unable(Model):
+    """A model that LlamaIndex knows no way to read tool calls from, as older integrations are."""
+
+    def get_tool_calls_from_response(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+
+BESIDE = {"tool_calls": [{"id": "call-1", "function": {"name": "search", "arguments": "{}"}, "type": "function"}]}
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        ChatMessage(DRAFT, role=MessageRole.ASSISTANT, additional_kwargs=BESIDE),
+        calling("search", "I search, you idiot.", title="Faust"),
+    ],
+    ids=["beside the message", "in the message"],
+)
+def test_tool_calls_that_the_upstream_cannot_read(
+    turn: ChatMessage, chat: Variant, aligner: Aligner, server: HostileServer
+) -> None:
+    llm = AlignerLLM(llm=Unable(turns=(turn, DRAFT)), aligner=aligner)
+    *_, response = chat.ask(llm)
+    assert (response.message.content, response.message.additional_kwargs) == (turn.content, turn.additional_kwargs)
     assert response.additional_kwargs["aligner"] == {"outcome": "skipped", "reason": "tool calls"}
     assert server.requests == []
+    assert chat.ask(llm)[-1].message.content == CORRECTED
 
 
 def test_tools_go_to_the_upstream(make_llm: MakeLLM) -> None:

@@ -77,6 +77,12 @@ def test_a_prompt_template_without_a_question_is_refused(predict: Predict, make_
         {"max_keywords": 3},
         {"num_chunks": 2, "context_list": "1. Faust. 2. Werther."},
         {"prev_reasoning": "None."},
+        {"dialect": "sqlite"},
+        {"num_choices": 2},
+        {"num_queries": 3},
+        {"context_list": "1. Faust."},
+        {"num_chunks": 2},
+        {"tools_str": "search"},
     ],
     ids="-".join,
 )
@@ -180,6 +186,11 @@ def test_a_step_is_no_way_around_the_aligner(name: str, completion: Variant, mak
         *_, response = completion.ask(make_llm(draft), prompt)
         assert response.additional_kwargs["aligner"]["outcome"] == "corrected"
         assert "idiot" not in response.text
+
+
+def test_a_standalone_question_has_one_line(make_llm: MakeLLM) -> None:
+    response = make_llm(f"{DRAFT}\nAnd on.").complete(STEPS["standalone question"])
+    assert response.text == f"{CORRECTED}\nAnd on."
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -121,17 +121,6 @@ def test_a_model_that_says_nothing(way: Way, make: Make, upstream: Upstream, ser
     assert server.requests == []
 
 
-def test_an_empty_response_in_other_words(way: Way, make: Make, server: HostileServer) -> None:
-    """Whoever makes synthesizers says what stands for no answer."""
-    synthesizer = make()
-    synthesizer._synthesizer._empty_response = "Nothing found, you idiot."
-    synthesizer = AlignerSynthesizer(synthesizer._synthesizer, aligner=synthesizer._options.aligner)
-    text, response = way.synthesize(synthesizer, nodes=[])
-    assert text == "Nothing found, you idiot."
-    assert response.metadata["aligner"] == {"outcome": "skipped", "reason": "no answer"}
-    assert server.requests == []
-
-
 def test_additional_source_nodes(way: Way, make: Make) -> None:
     _, response = way.synthesize(make(), nodes=found("A.")[:1], additional_source_nodes=found("B.", "C.")[1:])
     assert [node.node_id for node in response.source_nodes] == ["node-0", "node-1"]
@@ -216,15 +205,28 @@ def test_a_stream_that_was_read_before(aligner: Aligner) -> None:
     assert str(response) == CORRECTED
 
 
-def test_text_for_text(aligner: Aligner, upstream: Upstream) -> None:
+def test_text_for_text(aligner: Aligner, upstream: Upstream, server: HostileServer) -> None:
     """Some of LlamaIndex's parts ask synthesizers for texts."""
     synthesizer = AlignerSynthesizer(get_response_synthesizer(llm=upstream), aligner=aligner, with_context=True)
     assert synthesizer.get_response(QUERY, ["Faust is a tragedy."]) == CORRECTED
     assert asyncio.run(synthesizer.aget_response(QUERY, ["Faust is a tragedy."])) == CORRECTED
     synthesizer._streaming = True
     assert "".join(synthesizer.get_response(QUERY, ["Faust is a tragedy."])) == CORRECTED
-    only_context = AlignerSynthesizer(get_response_synthesizer(response_mode=ResponseMode.CONTEXT_ONLY))
-    assert only_context.get_response(QUERY, ["A.", "B."]) == "A.\n\nB."
+    read = ["<passage>\nFaust is a tragedy.\n</passage>" in request.prompt for request in server.generations]
+    assert read == [True, True, True]
+
+
+def test_text_that_is_no_draft(aligner: Aligner, upstream: Upstream, server: HostileServer) -> None:
+    silent = get_response_synthesizer(llm=upstream)
+    silent._empty_response = DRAFT
+    for inner, text in (
+        (get_response_synthesizer(response_mode=ResponseMode.CONTEXT_ONLY), "A.\n\nB."),
+        (silent, DRAFT),
+    ):
+        synthesizer = AlignerSynthesizer(inner, aligner=aligner)
+        assert synthesizer.get_response(QUERY, ["A.", "B."]) == text
+        assert asyncio.run(synthesizer.aget_response(QUERY, ["A.", "B."])) == text
+    assert server.requests == []
 
 
 class Author(BaseModel):
