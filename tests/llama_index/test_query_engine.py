@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -72,15 +73,19 @@ def test_an_answer(way: Way, engine: AlignerQueryEngine, server: HostileServer) 
     assert f": {QUERY} | {DRAFT} ASSISTANT:" in server.generations[0].prompt
 
 
-def sub_questions(way: Way, tool: QueryEngineTool) -> BaseQueryEngine:
+def sub_questions(way: Way, tool: QueryEngineTool, *, use_async: bool = False) -> BaseQueryEngine:
     llm = Upstream(turns=['```json\n{"items": [{"sub_question": "By whom?", "tool_name": "books"}]}\n```'])
     return SubQuestionQueryEngine.from_defaults(
         [tool],
         question_gen=LLMQuestionGenerator.from_defaults(llm=llm),
         response_synthesizer=get_response_synthesizer(llm=Upstream(), streaming=way.streams),
         verbose=False,
-        use_async=False,
+        use_async=use_async,
     )
+
+
+def sub_questions_at_once(way: Way, tool: QueryEngineTool) -> BaseQueryEngine:
+    return sub_questions(way, tool, use_async=True)
 
 
 def router(way: Way, tool: QueryEngineTool) -> BaseQueryEngine:
@@ -126,7 +131,7 @@ def custom(way: Way, tool: QueryEngineTool) -> BaseQueryEngine:
 
 @pytest.mark.parametrize(
     "make",
-    [sub_questions, router, many_routes, citations, transformed, retried, custom],
+    [sub_questions, sub_questions_at_once, router, many_routes, citations, transformed, retried, custom],
     ids=lambda make: make.__name__,
 )
 def test_any_engine(
@@ -136,6 +141,21 @@ def test_any_engine(
     tool = QueryEngineTool.from_defaults(an_engine(way), name="books", description="About books.")
     answer, response = way.query(AlignerQueryEngine(make(way, tool), aligner=aligner, keep_draft=True))
     assert (answer, response.metadata["aligner"]["draft"]) == (CORRECTED, DRAFT)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of the loop that LlamaIndex makes
+@pytest.mark.parametrize("use_async", [False, True])
+async def test_sub_questions_to_corrected_engines_inside_a_running_loop(
+    use_async: bool, aligner: Aligner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "_llm", Upstream())
+    whole = Way(streams=False, is_async=False)
+    tool = QueryEngineTool.from_defaults(AlignerQueryEngine(an_engine(whole), aligner=aligner), name="books")
+    engine = AlignerQueryEngine(sub_questions(whole, tool, use_async=use_async), aligner=aligner)
+    for response in (engine.query(QUERY), await engine.aquery(QUERY)):
+        assert (str(response), response.metadata["aligner"]["outcome"]) == (CORRECTED, "corrected")
+        assert response.source_nodes[0].node.get_content() == f"Sub question: By whom?\nResponse: {CORRECTED}"
+    gc.collect()
 
 
 def test_a_database(way: Way, aligner: Aligner) -> None:
