@@ -69,6 +69,7 @@ def write_answers(
     if processes == 1 or len(triples) < _FEW:
         collect(map(_Writer(model).write, todo))
     else:
+        _Writer(model)  # what cannot be loaded fails here; a pool would start its processes again and again
         with get_context("spawn").Pool(processes, _start, (model,)) as pool:
             collect(pool.imap(_write, todo, chunksize=4))
     return [found[index] for index in range(len(triples))]

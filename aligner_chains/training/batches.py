@@ -129,6 +129,7 @@ class Encoder:
         self._ordinary = sorted(set(tokenizer.get_vocab().values()) - fixed)
         before, _, rest = PROMPT_FORMAT.template.partition(" {query}")
         between, _, after = rest.partition(" {draft}")
+        self._tail = after
         self._before = self._tokens(before.format(objective=Feedback.HELPFUL_AND_HARMLESS))
         self._between, self._after = (self._tokens(text, add_special_tokens=False) for text in (between, after))
 
@@ -148,7 +149,7 @@ class Encoder:
         if not self._tokenizer.is_fast:  # others do not tell where in the text a token is from
             return ()
         fates: dict[int, bool] = {}  # of the characters of the draft's sentences
-        at = prompt.rindex(draft)
+        at = len(prompt) - len(self._tail) - len(draft)
         for gap, marker, sentence in chunks_of(draft):
             at += len(gap) + len(marker)
             fates |= dict.fromkeys(range(at, at + len(sentence)), sentence not in correction)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from aligner_chains.errors import ConfigurationError
-from aligner_chains.model_config import AlignerConfig
+from aligner_chains.model_config import AlignerConfig, load_config
 from aligner_chains.training.batches import PROMPT_FORMAT
 from aligner_chains.training.checkpoints import load_checkpoint
 
@@ -49,7 +49,8 @@ def export_model(model: PreTrainedModel, folder: Path) -> None:
     elif "rope_theta" in config:
         config["rope_parameters"] = {"rope_theta": config["rope_theta"], "rope_type": "default"}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    AlignerConfig(PROMPT_FORMAT).save(folder)
+    if load_config(folder) is None:  # one that is there has a guard, which nobody wants to lose unawares
+        AlignerConfig(PROMPT_FORMAT).save(folder)
 
 
 def export_checkpoint(run: Path, folder: Path) -> int:
@@ -82,17 +83,20 @@ def average_models(folders: Sequence[Path], folder: Path) -> None:
         folder: Where to write the mean and its tokenizer.
 
     Raises:
-        ConfigurationError: A folder holds no model, or the models differ in shape or tokenizer.
+        ConfigurationError: A folder holds no model or no tokenizer, or is the one to write to; or the models differ in
+            shape or tokenizer.
     """
+    if folder.resolve() in [each.resolve() for each in folders]:
+        raise ConfigurationError(f"{str(folder)!r} is one of the models. Give another folder for their mean.")
     first, *others = folders
     model = load_model(first)
     weights = model.state_dict()
-    tokens = AutoTokenizer.from_pretrained(first).get_vocab()
+    vocabulary = _vocabulary(first)
     for other in others:
         added = load_model(other).state_dict()
         if {name: w.shape for name, w in added.items()} != {name: w.shape for name, w in weights.items()}:
             raise ConfigurationError(f"{str(other)!r} holds a model of another shape than {str(first)!r}.")
-        if AutoTokenizer.from_pretrained(other).get_vocab() != tokens:
+        if _vocabulary(other) != vocabulary:
             raise ConfigurationError(f"The tokenizer in {str(other)!r} is another one than that in {str(first)!r}.")
         for name, weight in added.items():
             weights[name] = weights[name] + weight
@@ -125,3 +129,10 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in found:
         shutil.copyfile(path, folder / path.name)
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    try:
+        return AutoTokenizer.from_pretrained(folder).get_vocab()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{str(folder)!r} holds no tokenizer: {error}") from error

@@ -1,14 +1,17 @@
 """The whole way on the embedded model: `aligner-chains evaluate-embedded`."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from aligner_chains import Aligner
 from aligner_chains.cli import app
 from aligner_chains.data import Triple
+from aligner_chains.errors import PromptFormatError
 from aligner_chains.evaluation.answers import write_answers
 from aligner_chains.model_config import EMBEDDED_PATH, load_config
 
@@ -27,6 +30,11 @@ def test_the_fast_way_writes_what_the_aligner_writes(unguarded: Aligner):
 def test_a_text_without_room_is_a_failure():
     (answer,) = write_answers(EMBEDDED_PATH, [Triple("q", "word " * 3000, "word")])
     assert (answer.text, answer.ended) == ("", False)
+
+
+def test_what_cannot_be_loaded_is_an_error_where_several_processes_would_load_it(tmp_path: Path):
+    with pytest.raises(PromptFormatError, match=re.escape(str(tmp_path))):
+        write_answers(tmp_path, [Triple("q", "a", "a")] * 200, processes=2)
 
 
 def test_a_small_run_calibrates_prints_and_reports(tmp_path: Path):

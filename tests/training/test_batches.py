@@ -82,6 +82,13 @@ def test_a_draft_s_tokens_tell_whether_their_sentence_changes(encoder: Encoder) 
     assert changes == "You fool!Freeze it, you fool."
 
 
+def test_the_draft_is_found_where_the_prompt_says_the_same(encoder: Encoder) -> None:
+    example = encoder.encode(Triple("A or B?", "A", "B"))
+    assert [(tokenizer_of_this_file().decode([example.ids[i]]).strip(), edit) for i, edit in example.edited] == [
+        ("A", True)
+    ]
+
+
 def test_labels_stand_where_the_token_before_is_read(encoder: Encoder) -> None:
     batch = batch_stream(encoder, Curriculum(warm_up=0.0, pool=20)).next(0.5)
     assert len(batch.labels) > len(batch.ids)

@@ -17,8 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aligner_chains.data import Triple, write_triples
 from aligner_chains.errors import ConfigurationError, DataError
+from aligner_chains.guard import Guard
+from aligner_chains.model_config import AlignerConfig, load_config
 from aligner_chains.training import trainer
-from aligner_chains.training.batches import Encoder
+from aligner_chains.training.batches import PROMPT_FORMAT, Encoder
 from aligner_chains.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from aligner_chains.training.config import TrainingConfig
 from aligner_chains.training.copy_circuit import NanoShape
@@ -208,6 +210,19 @@ def test_models_that_have_no_mean_are_an_error(trained: Path, tmp_path: Path, da
         average_models([trained, other], tmp_path / "mean")
     with pytest.raises(ConfigurationError, match="holds no causal language model"):
         average_models([trained, data.parent], tmp_path / "mean")
+    (other / "tokenizer.json").unlink()
+    with pytest.raises(ConfigurationError, match=r"other.*holds no tokenizer"):
+        average_models([trained, other], tmp_path / "mean")
+    with pytest.raises(ConfigurationError, match=r"other.*is one of the models"):
+        average_models([other, trained], tmp_path / "wider" / ".." / "other")
+
+
+def test_a_guard_that_is_there_stays(trained: Path, tmp_path: Path) -> None:
+    AlignerConfig(PROMPT_FORMAT, Guard(min_sequence_confidence=0.5), "mine").save(tmp_path)
+    export_checkpoint(trained, tmp_path)
+    config = load_config(tmp_path)
+    assert config is not None
+    assert (config.name, config.guard.min_sequence_confidence) == ("mine", 0.5)
 
 
 def test_an_existing_model_is_trained_further(trained: Path, tmp_path: Path, data: Path) -> None:
