@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 from aligner_chains.errors import InvalidInputError, InvalidTypeError
 
@@ -31,4 +32,14 @@ def check_characters(name: str, text: str) -> None:
 
 def without_password(url: str) -> str:
     """The address without the user and password that may be in it, `http://user:password@host`."""
-    return re.sub(r"(?<=://)[^/@]*@", "", url)
+    return re.sub(r"(?<=://)[^/?#]*@", "", url)
+
+
+def is_http_address(url: str) -> bool:
+    """Whether this is `http://` or `https://`, a host, and a port that there can be, if any."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna")  # as sockets do, which fail where this does
+        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
+    except ValueError:
+        return False

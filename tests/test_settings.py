@@ -162,7 +162,18 @@ def test_an_argument_of_the_wrong_kind_for_one_draft_is_an_error_under_every_pol
 
 @pytest.mark.parametrize(
     "url",
-    ["", "gpu-1:8080", "ftp://gpu-1", "http://", "http://[::1", "http://gpu:port", "http://gpu:99999", None, 3],
+    [
+        "",
+        "gpu-1:8080",
+        "ftp://gpu-1",
+        "http://",
+        "http://[::1",
+        "http://gpu:port",
+        "http://gpu:99999",
+        "http://a..b",
+        None,
+        3,
+    ],
 )
 @pytest.mark.parametrize("make", [Aligner.from_tgi, Aligner.from_openai])
 def test_what_is_no_address_is_an_error_when_the_aligner_is_made(make: Callable[..., Aligner], url: object):

@@ -18,7 +18,7 @@ import anyio
 from aligner_chains.backends.proxy import proxy_for
 from aligner_chains.backends.session import Session, Sessions, close_soon
 from aligner_chains.backends.sse import EventReader
-from aligner_chains.checks import without_password
+from aligner_chains.checks import is_http_address, without_password
 from aligner_chains.correction import FinishReason
 from aligner_chains.errors import (
     AlignerError,
@@ -61,7 +61,8 @@ class HttpClient:
     """Requests to one server.
 
     Args:
-        url: The server's address, `http://` or `https://`; the proxies in the environment hold for it.
+        url: The server's address, `http://` or `https://`; the proxies in the environment hold for it, unless it is a
+            loopback address.
         api_key: Sent as a bearer token with every request.
         max_concurrency: The most requests under way at once in an event loop; more wait their turn.
 
@@ -74,17 +75,12 @@ class HttpClient:
 
     def __init__(self, url: str, *, api_key: str | None, max_concurrency: int) -> None:
         shown = without_password(url) if isinstance(url, str) else url
-        try:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-                raise ValueError(shown)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ConfigurationError(
-                f"{shown!r} is not a server's address. Give one like 'http://localhost:8080'."
-            ) from error
+        if not isinstance(url, str) or not is_http_address(url):
+            raise ConfigurationError(f"{shown!r} is not a server's address. Give one like 'http://localhost:8080'.")
         if api_key and not api_key.isprintable():
             raise ConfigurationError("The api_key holds a line break or another character that no header can carry.")
-        self.url = shown.rstrip("/")
+        parts = urlsplit(url)
+        self.url = without_password(url).rstrip("/")
         self.was_lost = False
         self._proxy = proxy_for(parts)
         self._headers = {}
@@ -180,8 +176,9 @@ class HttpClient:
             raise IncompleteResponseError(
                 f"{where}: the connection broke before the response was whole ({error})."
             ) from error
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-            raise ConfigurationError(f"{self.url!r} is not a server's address: {error}.") from error
+        except aiohttp.InvalidURL as error:
+            # The text of aiohttp's error is the whole address, password and all.
+            raise ConfigurationError(f"{without_password(str(error.url))!r} is not a server's address.") from None
         except aiohttp.ClientHttpProxyError as error:
             raise self._unreachable(where, f"{error.status} {error.message}") from error
         except aiohttp.ClientResponseError as error:

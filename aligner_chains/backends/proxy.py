@@ -1,43 +1,73 @@
-"""The proxy that the environment names for a server, as curl, requests and httpx take it."""
+"""The proxy that the environment names for a server; a system's own settings are not read."""
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import SplitResult
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies_environment
 
-from aligner_chains.checks import without_password
+from aligner_chains.checks import is_http_address
 from aligner_chains.errors import ConfigurationError
 
 
 def proxy_for(server: SplitResult) -> str | None:
-    """The address of the proxy to a server; `None` for none, as always to one on this machine.
+    """The address of the proxy to a server; `None` for none, as always to a loopback address.
 
-    It is what `HTTP_PROXY` or `HTTPS_PROXY`, else `ALL_PROXY`, says, unless `NO_PROXY` names the server.
+    It is what `HTTP_PROXY` or `HTTPS_PROXY`, else `ALL_PROXY`, says, unless `NO_PROXY` names the server: by its name or
+    a domain that it is in, by its address or a network that it is in (`10.0.0.0/8`), or with all others (`*`).
 
     Args:
         server: The server's address, taken apart.
 
     Raises:
-        ConfigurationError: It is not an HTTP proxy: SOCKS, say.
+        ConfigurationError: It is not the address of an HTTP proxy: one of SOCKS, say.
     """
-    host = server.hostname or ""
-    if _is_loopback(host) or proxy_bypass(f"{host}:{server.port}" if server.port else host):
+    host = (server.hostname or "").rstrip(".")
+    address = _address(host)
+    proxies = getproxies_environment()
+    port = server.port or (443 if server.scheme == "https" else 80)
+    if _is_loopback(host, address) or _is_excepted(host, address, port, proxies.get("no", "")):
         return None
-    proxies = getproxies()
     proxy = proxies.get(server.scheme) or proxies.get("all")
-    if proxy is not None and "://" not in proxy:
+    if proxy is None:
+        return None
+    if "://" not in proxy:
         proxy = f"http://{proxy}"
-    if proxy is not None and not proxy.startswith(("http://", "https://")):
+    if not is_http_address(proxy):
+        scheme, _, rest = proxy.partition("://")
+        # A password with a slash is what makes some addresses wrong: everything before the last @ may be of it.
+        shown = f"{scheme}://{rest.rpartition('@')[2]}"
         raise ConfigurationError(
-            f"The environment names the proxy {without_password(proxy)!r} for {host!r}, but only HTTP proxies can be "
-            f"used. Set {server.scheme.upper()}_PROXY to one, or name {host!r} in NO_PROXY."
+            f"The environment names the proxy {shown!r} for {host!r}, which is not an HTTP proxy's address. "
+            f"Set {server.scheme.upper()}_PROXY to one like 'http://proxy:3128', or name {host!r} in NO_PROXY."
         )
     return proxy
 
 
-def _is_loopback(host: str) -> bool:
+def _address(host: str) -> IPv4Address | IPv6Address | None:
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _is_loopback(host: str, address: IPv4Address | IPv6Address | None) -> bool:
+    if address is None:
+        return f".{host}".endswith(".localhost")
+    return address.is_loopback or address.is_unspecified  # connecting to 0.0.0.0 or :: stays on this machine
+
+
+def _is_excepted(host: str, address: IPv4Address | IPv6Address | None, port: int, no_proxy: str) -> bool:
+    name = f"[{host}]" if ":" in host else host
+    for entry in no_proxy.lower().split(","):
+        excepted = entry.strip().strip(".")
+        if excepted == "*" or f".{name}".endswith(f".{excepted}") or f".{name}:{port}".endswith(f".{excepted}"):
+            return True
+        try:
+            if address is not None and address in ip_network(excepted.strip("[]"), strict=False):
+                return True
+        except ValueError:
+            continue  # a name
+    return False
