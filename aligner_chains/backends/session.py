@@ -35,12 +35,12 @@ class Session:
 
     async def open(self) -> None:
         """Enters it among its siblings and tells the loop of it."""
-        for session in list(self._open):
-            if session._loop.is_closed():  # noqa: SLF001
-                await session._forget()  # noqa: SLF001
         self._open.add(self)
         self._siblings[self._loop] = self
         await anext(self._end_of_loop)
+        for session in list(self._open):
+            if session._loop.is_closed():  # noqa: SLF001
+                await session._forget()  # noqa: SLF001
 
     async def close(self) -> None:
         """Closes its connections; any number of tasks may call this."""
@@ -60,7 +60,8 @@ class Session:
         # can close the connections any more but the garbage collector, with a ResourceWarning for each.
         self._siblings.pop(self._loop, None)
         self._open.discard(self)
-        await self.client.close()
+        with suppress(RuntimeError):  # a host was being looked up, and to cancel that takes the loop
+            await self.client.close()
 
     async def _wait_for_end_of_loop(self) -> AsyncGenerator[None, None]:
         # A loop closes its unfinished async generators when it shuts down (asyncio.run and the like): nobody has to
