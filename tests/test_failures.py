@@ -234,6 +234,17 @@ def test_what_is_not_trusted_leaves_the_draft_although_a_limit_ended_it(
     assert (correction.text, correction.outcome) == (RUDE, "skipped")
 
 
+@pytest.mark.parametrize("reject_repetition", [False, True])
+def test_parameters_that_json_cannot_hold_are_no_fault_of_the_server(
+    hostile: Hostile, connect: Connect, reject_repetition: bool
+):
+    server = hostile()
+    aligner = connect(server, parameters={"stop": {1, 2}}, guard=Guard(reject_repetition=reject_repetition))
+    with pytest.raises(ConfigurationError, match=r"parameters= must be what JSON can hold: .* set is not JSON"):
+        aligner.correct(QUERY, RUDE)
+    assert not server.generations
+
+
 @pytest.mark.parametrize("logprob", [-0.01, -5])
 def test_a_loop_leaves_the_draft_and_is_not_heard_to_its_end(hostile: Hostile, connect: Connect, logprob: float):
     server = hostile(for_ever=speak(*[" one two three four"] * 3, logprob=logprob, end="hang"))

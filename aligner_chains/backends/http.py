@@ -163,7 +163,7 @@ class HttpClient:
             # saying so, and a POST on that connection would be lost.
             headers = {"Connection": "close"} if body is None else {"Content-Type": "application/json"}
             # Given as bytes, a body costs aiohttp less than as `json`.
-            data = None if body is None else json.dumps(body).encode()
+            data = None if body is None else _dumps(body)
             async with client.request(
                 method, self.url + path, data=data, headers=headers, allow_redirects=False, proxy=self._proxy
             ) as response:
@@ -272,6 +272,13 @@ def finish_reason(value: object, where: str) -> FinishReason:
 def logprob(value: Any) -> float:
     """A natural log-probability as a number, at most 0."""
     return min(float(value), 0.0)
+
+
+def _dumps(body: object) -> bytes:
+    try:
+        return json.dumps(body).encode()
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"parameters= must be what JSON can hold: {error}.") from error
 
 
 def _loads(data: str | bytes) -> Any:
