@@ -27,7 +27,8 @@ class Guard:
             weighs those alike whether the draft is edited or replaced, and trusts long corrections less than short
             ones.
         reject_repetition: Distrust four words in a row that the correction says more often than the draft does and says
-            at least twice: a model that loops.
+            at least twice: a model that loops. `correct` then reads a stream as well, to end it there; an
+            OpenAI-compatible server that tells no usage in a stream then tells none at all.
     """
 
     min_confidence: float | None = None

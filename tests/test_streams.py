@@ -298,6 +298,15 @@ def test_usage_may_come_alone_or_not_at_all(hostile: Hostile):
     assert last.correction.usage is None
 
 
+def test_an_older_tgi_tells_no_length_of_the_prompt_in_a_stream(hostile: Hostile):
+    def older(data: bytes) -> list[bytes]:
+        return [data.replace(b'"input_length"', b'"unknown"')]
+
+    aligner = over_tgi(hostile(speak(wire=older)), guard=Guard(reject_repetition=True))
+    correction = aligner.correct(QUERY, RUDE)
+    assert (correction.text, correction.usage) == (GOOD, None)
+
+
 def test_special_tokens_are_no_text(hostile: Hostile):
     def special(data: bytes) -> list[bytes]:
         return [data.replace(b'"special": false', b'"special": true') if b"secret" in data else data]

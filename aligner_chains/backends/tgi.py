@@ -117,11 +117,12 @@ class TgiBackend:
                         yield GenerationChunk(pieces[-1])
                         continue
                     details = event["details"]
+                    prompt_tokens = details.get("input_length")  # which older servers do not tell here
                     generation = Generation(
                         text="".join(pieces),
                         model=model,
                         finish_reason=finish_reason(details["finish_reason"], where),
-                        usage=Usage(int(details["input_length"]), int(details["generated_tokens"])),
+                        usage=Usage(int(prompt_tokens), int(details["generated_tokens"])) if prompt_tokens else None,
                         logprobs=_logprobs(tokens),
                     )
                     yield GenerationChunk(pieces[-1], generation)
