@@ -87,7 +87,8 @@ class Aligner:
         Guard(min_confidence=self._min_confidence)  # refuses what is no probability
         self._configs: dict[str, AlignerConfig] = {}
         self._backend = backend or backend_from(settings, self._max_concurrency)
-        self._model: str | None = getattr(self._backend, "name", None)
+        model = getattr(self._backend, "name", None)  # a backend need not have one
+        self._model = model if isinstance(model, str) else None
         self.description: dict[str, Any] | None = None
         if backend is None:
             self.description = plain(

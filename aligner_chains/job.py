@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aligner_chains.backends.base import Generation, GenerationChunk
 from aligner_chains.checks import check_type
 from aligner_chains.correction import Correction, CorrectionChunk, Outcome
-from aligner_chains.errors import AlignerError, EmptyCorrectionError, TruncatedCorrectionError
+from aligner_chains.errors import AlignerError, EmptyCorrectionError, IncompleteResponseError, TruncatedCorrectionError
 from aligner_chains.exchange import AnswerReader
 from aligner_chains.feedback import Feedback
 from aligner_chains.guard import Guard, RepetitionWatch, confidence
@@ -171,7 +171,12 @@ class IncomingAnswer:
             AlignerError: It is no valid correction.
         """
         while True:
-            chunk = await anext(stream)
+            try:
+                chunk = await anext(stream)
+            except StopAsyncIteration as error:
+                raise IncompleteResponseError(
+                    f"{self._model!r} ended its stream without a whole generation."
+                ) from error
             piece = self._reader.read(chunk.text)
             if chunk.generation is not None:
                 piece += self._reader.finish()

@@ -13,9 +13,13 @@ import tenacity
 from aligner_chains.errors import AlignerError, CorrectionTimeoutError, GatewayError, OverloadedError
 
 if sys.version_info >= (3, 11):
-    from asyncio import timeout
+    from asyncio import Timeout, timeout
+
+    _has_expired = Timeout.expired
 else:
-    from async_timeout import timeout
+    from async_timeout import Timeout, timeout
+
+    _has_expired = Timeout.expired.fget
 
 _T = TypeVar("_T")
 
@@ -52,9 +56,11 @@ class Deadline:
         """
         self._end = time.monotonic() + self._left
         try:
-            async with timeout(self._left):
+            async with timeout(self._left) as limit:
                 return await work
         except asyncio.TimeoutError:
+            if not _has_expired(limit):
+                raise  # one of the work's own
             raise CorrectionTimeoutError(
                 f"The correction was not there within its timeout of {self.timeout:g} s. "
                 "Raise timeout=, or give the server room."

@@ -4,15 +4,22 @@ import asyncio
 import copy
 import gc
 import threading
+from collections.abc import AsyncGenerator
 
 import pytest
 from cases import GOOD, QUERY, Hostile
 
 from aligner_chains import PROMPT_FORMATS, Aligner, Feedback, Guard, PromptFormat
-from aligner_chains.backends.base import GenerationRequest
+from aligner_chains.backends.base import Generation, GenerationChunk, GenerationRequest, ModelInfo
 from aligner_chains.backends.local import LocalBackend
 from aligner_chains.decoding.causal_model import CausalModel, Sampling, Token
-from aligner_chains.errors import CorrectionTimeoutError, FeedbackNotSupportedError, GenerationError
+from aligner_chains.errors import (
+    BackendError,
+    CorrectionTimeoutError,
+    FeedbackNotSupportedError,
+    GenerationError,
+    IncompleteResponseError,
+)
 from aligner_chains.model_config import EMBEDDED_PATH
 from aligner_chains.prompts import Prompt
 
@@ -27,12 +34,58 @@ def test_a_prompt_format_of_ones_own_is_used(embedded_backend: LocalBackend):
 
 def test_its_model_is_named_as_soon_as_anybody_knows_it(embedded_backend: LocalBackend, hostile: Hostile):
     assert Aligner(embedded_backend).model == "aligner-chains/aligner-nano"
+    assert Aligner(FailingBackend()).model == "FailingBackend()"
     server = hostile()
     assert Aligner.from_openai(server.url + "/v1", model="aligner-7b").model == "aligner-7b"
     with Aligner.from_tgi(server.url) as aligner:
         assert aligner.model == f"TgiBackend({server.url!r})"
         aligner.correct(QUERY, GOOD)
         assert aligner.model == "aligner/aligner-7b-v1.0"
+
+
+class FailingBackend:
+    """A backend of somebody's own: its stream breaks off, by an error or without one."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    def name(self) -> str:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return "FailingBackend()"
+
+    async def info(self) -> ModelInfo:
+        return ModelInfo("mine")
+
+    async def count_tokens(self, prompt: Prompt) -> None:
+        return None
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        raise NotImplementedError
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
+        yield GenerationChunk("One")
+        if self._error is not None:
+            raise self._error
+
+    async def aclose(self) -> None: ...
+
+
+class QueueTimeoutError(BackendError, TimeoutError):
+    pass
+
+
+@pytest.mark.parametrize("error", [None, QueueTimeoutError("The queue is full.")])
+def test_what_breaks_off_a_stream_of_a_backend_of_ones_own_is_named(error: QueueTimeoutError | None):
+    aligner = Aligner(FailingBackend(error), prompt_format="aligner-7b", guard=Guard(reject_repetition=True))
+    kind, message = (
+        (QueueTimeoutError, "queue is full") if error else (IncompleteResponseError, "'mine' ended its stream")
+    )
+    with pytest.raises(kind, match=message):
+        aligner.correct(QUERY, GOOD)
+    with pytest.raises(kind, match=message):
+        list(aligner.stream(QUERY, GOOD))
 
 
 def test_a_chat_format_needs_a_chat_model(embedded_backend: LocalBackend):
