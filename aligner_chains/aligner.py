@@ -52,6 +52,7 @@ class Aligner:
 
     Attributes:
         description: How it was made, in JSON's types and without its key; `None` if it was given a backend.
+        model: The model's name; as long as nobody has told it, where the model is.
 
     Raises:
         ConfigurationError: An argument, or a variable in the environment, is not of its kind.
