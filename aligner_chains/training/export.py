@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -133,6 +134,6 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 def _vocabulary(folder: Path) -> dict[str, int]:
     try:
-        return AutoTokenizer.from_pretrained(folder).get_vocab()
+        return cast("dict[str, int]", AutoTokenizer.from_pretrained(folder).get_vocab())
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{str(folder)!r} holds no tokenizer: {error}") from error
