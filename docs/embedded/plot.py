@@ -1,7 +1,7 @@
 """Draws `curve.csv` into `curve.svg` beside it: python docs/embedded/plot.py (needs matplotlib).
 
-`curve.csv` holds the `curve.csv` of each run, one below the other, with the run's name in front. Runs that began with the
-same weights ("sixth a", "sixth b") begin at the same place.
+`curve.csv` holds the `curve.csv` of each run, one below the other, with the run's name in front. Runs that began with
+the same weights ("sixth a", "sixth b") begin at the same place.
 """
 
 import csv
