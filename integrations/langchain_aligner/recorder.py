@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -120,14 +120,19 @@ class QueryRecorder(BaseCallbackHandler):
         return levels
 
     def calls_beside(self, run_id: UUID) -> list[ModelCall]:
-        """The model calls so far in all runs under way of the same outermost run."""
+        """The model calls so far in the run around, or around the chain that this is a step of, and all runs in it."""
         # In `batch` LangChain puts a step with a config or arguments of its own (`with_config`, `bind`, `with_retry`)
-        # under the run that the batch was called in, past the chain that it is a step of.
+        # under the run that the batch was called in, past the chain that it is a step of. Where a chain has called a
+        # model itself, what goes on around it is none of its affair.
         with self._lock:
-            outermost = self._outermost(run_id)
-            return [
-                call for each, run in self._runs.items() if self._outermost(each) == outermost for call in run.calls
-            ]
+            around = {each: each for each in self._around(run_id)}
+            calls: dict[UUID, list[ModelCall]] = {each: [] for each in around}
+            for each, run in self._runs.items():  # a run comes before those in it
+                shared = around.get(each) or (around.get(run.parent) if run.parent else None)
+                if shared:
+                    around[each] = shared
+                    calls[shared] += run.calls
+        return next(filter(None, calls.values()), [])
 
     def call_that_answered(self, message_id: str) -> ModelCall | None:
         """The call, with no run around it any more, that answered with this message."""
@@ -155,9 +160,8 @@ class QueryRecorder(BaseCallbackHandler):
                     if parent := self._run(parent_run_id):
                         parent.variables = inputs
             return
-        run = _Run(parent_run_id)
+        run = _Run(parent_run_id, step=step_in(tags or ()))
         if metadata and "langgraph_node" in metadata:
-            run.step = step_in(tags or ())
             run.drafting = mark_drafts(corrected_again=self._is_corrected_again(run))
         with self._lock:
             _put(self._runs, run_id, run, _MAX_RUNS)
@@ -268,10 +272,11 @@ class QueryRecorder(BaseCallbackHandler):
             if self._answered.get(reference.message_id, (None,))[0] is reference:
                 del self._answered[reference.message_id]
 
-    def _outermost(self, run_id: UUID) -> UUID:
-        while (run := self._runs.get(run_id)) and run.parent and run.parent in self._runs:
-            run_id = run.parent
-        return run_id
+    def _around(self, run_id: UUID) -> Iterator[UUID]:
+        run = self._runs.get(run_id)
+        while run is not None and run.parent is not None:
+            yield run.parent
+            run = self._runs.get(run.parent) if run.step else None
 
     def _run(self, run_id: UUID | None) -> _Run | None:
         return self._runs.get(run_id) if run_id is not None else None

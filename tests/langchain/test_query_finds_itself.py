@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -268,7 +269,16 @@ def test_map_keeps_questions_and_drafts_together(aligner: Aligner, server: Hosti
 
 
 @pytest.mark.parametrize("step", [StrOutputParser(), RunnablePassthrough()], ids=["text", "message"])
-@pytest.mark.parametrize("wrap", [lambda a: a.bind(max_new_tokens=7), lambda a: a.with_retry()], ids=["bind", "retry"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda a: a.bind(max_new_tokens=7),
+        lambda a: a.with_retry(),
+        lambda a: (RunnablePassthrough() | a).with_config(run_name="inner"),
+        lambda a: RunnablePassthrough() | (RunnablePassthrough() | (RunnablePassthrough() | a)).with_retry(),
+    ],
+    ids=["bind", "retry", "nested", "deep"],
+)
 async def test_batches_in_a_function(
     wrap: Callable[..., Any], step: Runnable[Any, Any], aligner: Aligner, server: HostileServer
 ) -> None:
@@ -285,6 +295,23 @@ async def test_batches_in_a_function(
     RunnableLambda(ask).invoke(QUESTION)
     await RunnableLambda(aask).ainvoke(QUESTION)
     assert questions(server) == [QUESTION, QUESTION]
+
+
+def test_what_another_branch_says_is_not_a_draft_of_this_one(aligner: Aligner, server: HostileServer) -> None:
+    refusal = "I'm sorry, but I can't help with that."
+    meeting = Barrier(2, timeout=60)  # the other branch has said it, and goes on until this one is corrected
+
+    def refuse(_: str) -> str:
+        meeting.wait()
+        return refusal
+
+    def meet(_: Any) -> None:
+        meeting.wait()
+
+    this = Upstream() | StrOutputParser() | refuse | AlignerRunnable(aligner=aligner) | meet
+    other = RunnableLambda("Not {}".format) | Upstream(turns=(refusal,)) | meet | meet
+    RunnableParallel(this=this, other=other).invoke(QUESTION)
+    assert questions(server) == [QUESTION]
 
 
 def test_a_message_is_recognised_outside_of_a_chain(aligner: Aligner, server: HostileServer) -> None:
