@@ -280,7 +280,8 @@ class AlignedChatModel(CorrectionOptions, BaseChatModel):
 
     def _work(self, messages: list[BaseMessage], message: AIMessage, kwargs: dict[str, Any]) -> Work | AIMessage:
         draft = read_draft(message)
-        asked = {**self.llm._get_invocation_params(), **kwargs}  # noqa: SLF001
+        # Not every model tells its parameters what its constructor was asked for.
+        asked = {**vars(self.llm), **self.llm._get_invocation_params(), **kwargs}  # noqa: SLF001
         reason = draft.reason_to_skip or ("structured output" if _is_structured(asked) else None)
         if reason:
             return cast("AIMessage", draft.skipped(reason))

@@ -101,11 +101,11 @@ def _who_starts() -> tuple[BaseCallbackManager | None, Runnable[Any, Any] | None
 def _who_batches(manager: AsyncCallbackManager) -> Runnable[Any, Any] | None:
     """The chain whose `abatch` starts a run: each in a task of its own, while that of the chain waits for all."""
     if manager not in _batching:
+        # All that wait are noted at once: to look through all tasks for each of many batches would take seconds.
         for frame in _waiting("abatch"):
             together, chain = frame.f_locals.get("callback_managers", ()), frame.f_locals.get("self")
-            if manager in together and isinstance(chain, Runnable):
+            if isinstance(chain, Runnable):
                 _batching.update(dict.fromkeys(together, chain))
-                break
     return _batching.pop(manager, None)
 
 

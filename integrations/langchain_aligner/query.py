@@ -57,8 +57,8 @@ def call_behind(levels: Sequence[Sequence[ModelCall]], *, text: str, message_id:
     """The call that the draft is the answer of, or is made from the answer of; `None` if that shows of none.
 
     The message's id decides; without one, or where several calls have answered with it, the text. An answer that is the
-    draft comes before the one that has most of the draft in it, and then a near run before one around it. Neither white
-    space nor case counts.
+    draft comes before the one that has most of the draft in it and the least beside it, and then a near run before one
+    around it. Neither white space nor case counts.
 
     Args:
         levels: The calls of the run that the draft is corrected in, of the run around it, and so on, oldest first.
@@ -76,11 +76,12 @@ def call_behind(levels: Sequence[Sequence[ModelCall]], *, text: str, message_id:
         if any(named):
             levels = named
     answers = {call: [_bare(answer) for answer in call.texts] for level in levels for call in level}
-    shares = {call: 1.0 for call, texts in answers.items() if draft in texts}
+    shares = {call: (1.0, 1.0) for call, texts in answers.items() if draft in texts}
     if not shares:
-        shares = {call: max((_share(draft, text) for text in texts), default=0.0) for call, texts in answers.items()}
-    most = max(shares.values(), default=0.0)
-    if most < _LEAST_SHARE:
+        none = (0.0, 0.0)
+        shares = {call: max((_shares(draft, text) for text in texts), default=none) for call, texts in answers.items()}
+    most = max(shares.values(), default=(0.0, 0.0))
+    if most[0] < _LEAST_SHARE:
         return _nearest(named)
     return _nearest([[call for call in level if shares.get(call) == most] for level in levels])
 
@@ -161,12 +162,11 @@ def _bare(text: str) -> str:
     return "".join(text.split()).casefold()
 
 
-def _share(draft: str, answer: str) -> float:
-    """How much of the draft is in the answer."""
-    if draft in answer:
-        return 1.0
+def _shares(draft: str, answer: str) -> tuple[float, float]:
+    """How much of the draft is in the answer, and how nearly they have one length: any long text has a word in it."""
     pieces = _pieces(draft)
-    return len(pieces & _pieces(answer)) / len(pieces)
+    share = 1.0 if draft in answer else len(pieces & _pieces(answer)) / len(pieces)
+    return share, min(len(draft), len(answer)) / max(len(draft), len(answer))
 
 
 def _pieces(text: str) -> set[str]:

@@ -212,11 +212,7 @@ def test_what_the_provider_structures_passes(run: Run, aligner: Aligner, server:
 class Renaming(Upstream):
     """Has words of its own for a structure, as providers do."""
 
-    default_format: str = ""
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        return {"format": self.default_format}
+    format: str = ""  # and tells LangChain nothing of what it was made with
 
     def bind_tools(self, tools: Any, *, response_format: Any = None, output_format: Any = None, **kwargs: Any) -> Any:
         return self.bind(tools=tools, shape=response_format or output_format, **kwargs)
@@ -235,7 +231,7 @@ def test_a_structure_passes_whatever_the_upstream_calls_it(
 
 
 def test_a_structure_of_all_calls_passes(run: Run, aligner: Aligner, server: HostileServer) -> None:
-    model = AlignedChatModel(llm=Renaming(turns=(DRAFT,), default_format="json"), aligner=aligner)
+    model = AlignedChatModel(llm=Renaming(turns=(DRAFT,), format="json"), aligner=aligner)
     assert run(model, QUESTION).text == DRAFT
     assert server.requests == []
     assert run(model.bind(format=""), QUESTION).text == CORRECTED
