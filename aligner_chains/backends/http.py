@@ -80,7 +80,7 @@ class HttpClient:
         if api_key and not api_key.isprintable():
             raise ConfigurationError("The api_key holds a line break or another character that no header can carry.")
         parts = urlsplit(url)
-        self.url = without_password(url).rstrip("/")
+        self.url = shown.rstrip("/")
         self.was_lost = False
         self._proxy = proxy_for(parts)
         self._headers = {}
