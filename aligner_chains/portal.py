@@ -13,11 +13,12 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, aclosing
-from typing import TypeVar
-
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from typing import TYPE_CHECKING, TypeVar
 
 from aligner_chains.fork import abandon
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
 
 _T = TypeVar("_T")
 
@@ -30,6 +31,9 @@ class _Background:
         self._running: tuple[BlockingPortal, AbstractContextManager[BlockingPortal]] | None = None
 
     def portal(self) -> BlockingPortal:
+        # Asynchronous code has no use for it, and pays a good part of the package's import for nothing.
+        from anyio.from_thread import start_blocking_portal
+
         with self._lock:
             if self._running is None:
                 manager = start_blocking_portal(name="aligner-chains")

@@ -6,11 +6,12 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-import tenacity
+from typing import TYPE_CHECKING, TypeVar
 
 from aligner_chains.errors import AlignerError, CorrectionTimeoutError, GatewayError, OverloadedError
+
+if TYPE_CHECKING:
+    import tenacity
 
 if sys.version_info >= (3, 11):
     from asyncio import Timeout, timeout
@@ -81,7 +82,10 @@ async def with_retries(work: Callable[[], Awaitable[_T]], deadline: Deadline) ->
             raise
         failure: AlignerError | None = error
 
-    # tenacity costs as much as the request itself, so it is only set up once something has failed, and is told of that.
+    # tenacity costs as much as the request itself and imports Tornado where there is one, so it is only set up once
+    # something has failed, and is told of that.
+    import tenacity
+
     async def attempt() -> _T:
         nonlocal failure
         if failure is not None:
