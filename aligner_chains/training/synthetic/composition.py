@@ -52,9 +52,9 @@ _SHARES: Final[dict[Kind, int]] = {
 _SOURCES: Final[dict[Source, float]] = {
     "task": 32,
     "everyday": 30,
-    "look_alike": 14,
+    "look_alike": 20,
     "short": 5,
-    "gibberish": 10,
+    "gibberish": 8,
     "long": 4,
     "refusal": 3,
     "complying": 6,
