@@ -10,9 +10,11 @@ from conversations import talk
 from llama_index.core import MockEmbedding, PromptTemplate, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentWorkflow
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.response.schema import AsyncStreamingResponse
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.response_synthesizers import get_response_synthesizer
+from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
 from models import Model
 from rag import WAYS, Way, found
 from variants import PREDICTIONS, Variant
@@ -130,6 +132,40 @@ def team(way: Way, llm: Model, query: str, **options: Any) -> Outcome:
     return _run(AgentWorkflow([agent]), query)
 
 
+class Token(Event):
+    """A piece of an answer."""
+
+    text: str
+
+
+class Answering(Workflow):
+    """A workflow of one's own whose only step answers."""
+
+    def __init__(self, synthesizer: AlignerSynthesizer) -> None:
+        super().__init__()
+        self._synthesizer = synthesizer
+
+    @step
+    async def answer(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        response = await self._synthesizer.asynthesize(ev.question, found())
+        if isinstance(response, AsyncStreamingResponse):
+            async for text in response.async_response_gen():
+                ctx.write_event_to_stream(Token(text=text))
+            response = await response.get_response()
+        return StopEvent(response)
+
+
+def workflow_step(way: Way, llm: Model, query: str, **options: Any) -> Outcome:
+    inner = get_response_synthesizer(llm=llm, streaming=way.streams)
+    workflow = Answering(AlignerSynthesizer(inner, **options))
+
+    async def run() -> Any:
+        return await workflow.run(question=query)
+
+    response = asyncio.run(run())
+    return response.response, response.metadata["aligner"]
+
+
 _WHOLE = [name for name in WAYS if not WAYS[name].streams]
 _ASYNC = [name for name in WAYS if WAYS[name].is_async]
 
@@ -147,4 +183,5 @@ PARTS: dict[Part, list[str]] = {
     function_agent: _ASYNC,
     react_agent: _ASYNC,
     team: _ASYNC,
+    workflow_step: _ASYNC,
 }

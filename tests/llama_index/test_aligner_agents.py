@@ -1,4 +1,4 @@
-"""Agents and workflows: the last answer is corrected before anybody gets it, and nothing else is touched."""
+"""Agents and teams of them: the last answer is corrected before anybody gets it, and nothing else is touched."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from llama_index.core import MockEmbedding, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentOutput, AgentStream, AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock, ThinkingBlock
 from llama_index.core.memory import ChatMemoryBuffer
-from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.tools import FunctionTool, QueryEngineTool
-from llama_index.core.workflow import Context, StartEvent, StopEvent, Workflow, step
+from llama_index.core.workflow import Context
 from models import Model, calling
 from rag import CORRECTED, DRAFT, QUERY, Upstream, found
 
@@ -26,7 +25,6 @@ from llama_index_aligner import (
     AlignerLLM,
     AlignerQueryEngine,
     AlignerReActAgent,
-    AlignerSynthesizer,
     aligner_options,
 )
 
@@ -292,28 +290,6 @@ async def test_spans(aligner: Aligner, told: Listener) -> None:
     assert (start.query, end.correction) == (QUERY, CORRECTED)
     assert told.path(start.span_id)[-1] == "Aligner.correct"
     assert len(told.path(start.span_id)) > 1
-
-
-class Answering(Workflow):
-    """A workflow of one's own: one step retrieves, the next one answers."""
-
-    def __init__(self, aligner: Aligner) -> None:
-        super().__init__()
-        self.synthesizer = AlignerSynthesizer(get_response_synthesizer(llm=Upstream()), aligner=aligner)
-
-    @step
-    async def answer(self, ev: StartEvent) -> StopEvent:
-        response = await self.synthesizer.asynthesize(ev.question, found())
-        return StopEvent(response)
-
-
-async def test_a_step_of_a_workflow(aligner: Aligner, server: HostileServer) -> None:
-    workflow = Answering(aligner)
-    with aligner_options(feedback="concise"):
-        handler = workflow.run(question=QUERY)
-    response = await handler
-    assert (str(response), response.metadata["aligner"]["outcome"]) == (CORRECTED, "corrected")
-    assert "more concise" in server.generations[0].prompt
 
 
 @pytest.mark.parametrize("turns", [(ACTION, ANSWER), (calling("search", title="Faust, you idiot"), DRAFT)])

@@ -21,6 +21,7 @@ from parts import (
     prediction,
     query_engine,
     synthesizer,
+    workflow_step,
 )
 from rag import CORRECTED, DRAFT, QUERY, TOLD, WAYS, Way
 
@@ -124,7 +125,8 @@ def test_a_blank_query_is_no_way_around_the_aligner(ask: Asked, aligner: Aligner
 
 def test_an_answer_without_a_word(ask: Asked, aligner: Aligner, server: HostileServer) -> None:
     text, told = ask(draft="", aligner=aligner)
-    is_named = ask.part in (synthesizer, query_engine, context, condense_plus_context) and not ask.way.streams
+    engines = (synthesizer, query_engine, context, condense_plus_context, workflow_step)
+    is_named = ask.part in engines and not ask.way.streams
     assert text == ("Empty Response" if is_named else "")
     if ask.part not in (nodes, prediction):
         assert told == {"outcome": "skipped", "reason": "no answer" if is_named else "no text"}
