@@ -13,11 +13,12 @@ import pytest
 from conversations import Conversations, conversation
 from hostile import Call, HostileServer, refuse, speak
 from llama_index.core import MockEmbedding, VectorStoreIndex
+from llama_index.core.agent.workflow import AgentWorkflow
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.response_synthesizers import get_response_synthesizer
-from models import Model
+from models import Model, calling
 from rag import DRAFT, Upstream, found
 
 from aligner_chains import Aligner
@@ -27,6 +28,7 @@ from llama_index_aligner import (
     AlignerLLM,
     AlignerPostprocessor,
     AlignerQueryEngine,
+    AlignerReActAgent,
     AlignerSynthesizer,
 )
 
@@ -198,9 +200,33 @@ async def test_no_stream_meets_anothers_question(
     check_prompts(server)
 
 
+def a_function_agent(aligner: Aligner) -> Any:
+    return AlignerFunctionAgent(llm=Model(answer=numbered), aligner=aligner, keep_draft=True)
+
+
+def a_react_agent(aligner: Aligner, **options: Any) -> Any:
+    llm = Model(answer=lambda asked: f"Thought: I know.\nAnswer: {numbered(asked)}")
+    return AlignerReActAgent(llm=llm, aligner=aligner, keep_draft=True, **options)
+
+
+def a_team(aligner: Aligner) -> Any:
+    clerk = AlignerFunctionAgent(
+        name="clerk",
+        description="Hands over.",
+        llm=Model(answer=lambda asked: calling("handoff", to_agent="poet", reason=numbered(asked))),
+        aligner=aligner,
+        can_handoff_to=["poet"],
+    )
+    return AgentWorkflow([clerk, a_react_agent(aligner, name="poet", description="Knows.")], root_agent="clerk")
+
+
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
-async def test_no_run_of_an_agent_meets_anothers_question(aligner: Aligner, server: HostileServer) -> None:
-    agent = AlignerFunctionAgent(llm=Model(answer=numbered), aligner=aligner, keep_draft=True)
+@pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning")
+@pytest.mark.parametrize("make", [a_function_agent, a_react_agent, a_team])
+async def test_no_run_of_an_agent_meets_anothers_question(
+    make: Callable[[Aligner], Any], aligner: Aligner, server: HostileServer
+) -> None:
+    agent = make(aligner)
 
     async def ask(number: int) -> Any:
         return await agent.run(user_msg=a_question(number))
