@@ -284,12 +284,16 @@ async def test_runs_do_not_mix(make: Make, aligner: Aligner) -> None:
         assert output["aligner"]["draft"] == f"An answer to {number}, you idiot."
 
 
-async def test_spans(aligner: Aligner, told: Listener) -> None:
-    await run(functions(aligner=aligner))
+@pytest.mark.parametrize("is_team", [False, True])
+async def test_spans(is_team: bool, make: Make, streaming: bool, aligner: Aligner, told: Listener) -> None:
+    agent = make(aligner=aligner, streaming=streaming)
+    await run(AgentWorkflow([agent]) if is_team else agent)
     ((start,), (end,)) = told.starts, told.ends
     assert (start.query, end.correction) == (QUERY, CORRECTED)
-    assert told.path(start.span_id)[-1] == "Aligner.correct"
-    assert len(told.path(start.span_id)) > 1
+    run_span, step_span, correction_span = told.path(start.span_id)
+    assert run_span == f"{'AgentWorkflow' if is_team else type(agent).__name__}.run"
+    assert step_span.endswith(".run_agent_step")
+    assert correction_span == "Aligner.correct"
 
 
 @pytest.mark.parametrize("turns", [(ACTION, ANSWER), (calling("search", title="Faust, you idiot"), DRAFT)])

@@ -256,12 +256,10 @@ def test_conversations_do_not_mix(make: Make, way: Way, aligner: Aligner, server
     assert asked == [f"{question} | An answer to {question[1:]}, you idiot. ASSISTANT:" for question in questions]
 
 
-@pytest.mark.parametrize("make", [context, around_simple])
 def test_spans(make: Make, way: Way, aligner: Aligner, told: Listener) -> None:
-    talk(way, make(Upstream(), aligner=aligner))
+    engine = make(Upstream(), aligner=aligner)
+    talk(way, engine)
     ((start,), (end,)) = told.starts, told.ends
     assert (start.query, end.correction) == (QUERY, CORRECTED)
     path = told.path(start.span_id)
-    method = ("astream_chat" if way.is_async else "stream_chat") if way.streams else "achat" if way.is_async else "chat"
-    assert path[0] == f"{'AlignerContextChatEngine' if make is context else 'AlignerChatEngine'}.{method}"
-    assert path[-1] == "Aligner.correct"
+    assert (path[0], path[-1]) == (f"{type(engine).__name__}.{way.method('chat')}", "Aligner.correct")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hostile import HostileServer
+from listening import Listener
 from llama_index.core import MockEmbedding, PromptTemplate, SQLDatabase, VectorStoreIndex
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.chat_engine import CondensePlusContextChatEngine
@@ -54,6 +55,13 @@ def test_a_prompt_template_tells_its_question(predict: Predict, make_llm: MakeLL
 )
 def test_every_prompt_template_whose_text_a_user_reads(kind: str, make_llm: MakeLLM) -> None:
     assert make_llm().predict(PromptTemplate("{query_str}", prompt_type=kind), query_str=QUERY) == CORRECTED
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_spans(name: str, make_llm: MakeLLM, told: Listener) -> None:
+    PREDICTIONS[name](make_llm(), PromptTemplate("{query_str}"), query_str=QUERY)
+    (start,) = told.starts
+    assert told.path(start.span_id) == [f"AlignerLLM.{name}", "Aligner.correct"]
 
 
 def test_a_prompt_template_for_a_step_of_a_program(predict: Predict, make_llm: MakeLLM, server: HostileServer) -> None:

@@ -21,6 +21,7 @@ from llama_index.core.schema import (
     RelatedNodeInfo,
     TextNode,
 )
+from llama_index_instrumentation.events.span import SpanDropEvent
 from pydantic import ValidationError
 
 from aligner_chains import Aligner, Feedback
@@ -237,6 +238,7 @@ def test_a_failure_in_the_events(process: Way, hostile: Callable[..., HostileSer
     assert (end.correction, end.outcome, type(end.error)) == (None, None, GenerationError)
     assert end.model_dump(mode="json")["error"]["type"] == "GenerationError"
     assert next(span.id_.partition("-")[0] for span in told.spans.dropped_spans) == "Aligner.correct"
+    assert end.span_id in [event.span_id for event in told.of(SpanDropEvent)]
 
 
 def test_it_is_saved_without_the_key(server: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:

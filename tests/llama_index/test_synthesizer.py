@@ -186,6 +186,18 @@ async def test_a_stream_that_nobody_reads_on_stops_the_aligner(
     assert (end.outcome, end.correction, type(end.error)) == (None, None, GeneratorExit)
 
 
+async def test_who_leaves_a_stream_at_its_last_piece_has_the_whole_correction(
+    hostile: Callable[..., HostileServer], told: Listener
+) -> None:
+    async with Aligner.from_tgi(hostile(refuse(424, "generation")).url, on_failure="draft") as aligner:
+        synthesizer = AlignerSynthesizer(get_response_synthesizer(llm=Upstream(), streaming=True), aligner=aligner)
+        response = await synthesizer.asynthesize(QUERY, found())
+        assert await anext(response.response_gen) == DRAFT
+        await response.response_gen.aclose()
+    (end,) = told.ends
+    assert (end.outcome, end.correction) == ("failed", DRAFT)
+
+
 def test_a_stream_that_was_read_before(aligner: Aligner) -> None:
     class Reader:
         """A synthesizer that looks at its stream, as engines that judge answers do."""
