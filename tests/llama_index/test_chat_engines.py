@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -223,6 +224,19 @@ def test_an_engine_that_always_streams(aligner: Aligner) -> None:
     engine = Streamer.from_defaults(llm=Upstream(), memory=a_memory())
     with pytest.raises(InvalidTypeError, match="not StreamingAgentChatResponse"):
         AlignerChatEngine(engine, aligner=aligner).chat(QUERY)
+
+
+def test_what_the_engine_tells_is_kept(way: Way, aligner: Aligner) -> None:
+    class Telling(SimpleChatEngine):
+        def chat(self, *args: Any, **kwargs: Any) -> AgentChatResponse:
+            return replace(super().chat(*args, **kwargs), metadata={"mood": "good"})
+
+        async def achat(self, *args: Any, **kwargs: Any) -> AgentChatResponse:
+            return replace(await super().achat(*args, **kwargs), metadata={"mood": "good"})
+
+    engine = Telling.from_defaults(llm=Upstream(), memory=a_memory())
+    _, response = talk(way, AlignerChatEngine(engine, aligner=aligner))
+    assert (response.metadata["mood"], response.metadata["aligner"]["outcome"]) == ("good", "corrected")
 
 
 def test_conversations_do_not_mix(make: Make, way: Way, aligner: Aligner, server: HostileServer) -> None:
