@@ -226,6 +226,17 @@ def test_an_engine_that_always_streams(aligner: Aligner) -> None:
         AlignerChatEngine(engine, aligner=aligner).chat(QUERY)
 
 
+def test_of_several_messages_the_last_one_is_the_draft(aligner: Aligner) -> None:
+    class Announcing(SimpleChatEngine):
+        def chat(self, *args: Any, **kwargs: Any) -> AgentChatResponse:
+            self._memory.put(ChatMessage("Let me see.", role=MessageRole.ASSISTANT))
+            return super().chat(*args, **kwargs)
+
+    engine = AlignerChatEngine(Announcing.from_defaults(llm=Upstream(), memory=a_memory()), aligner=aligner)
+    assert str(engine.chat(QUERY)) == CORRECTED
+    assert [text for _, text in contents(engine)] == [QUERY, "Let me see.", CORRECTED]
+
+
 def test_what_the_engine_tells_is_kept(way: Way, aligner: Aligner) -> None:
     class Telling(SimpleChatEngine):
         def chat(self, *args: Any, **kwargs: Any) -> AgentChatResponse:

@@ -277,7 +277,9 @@ def test_in_a_query_engine(way: Way, make_llm: MakeLLM, server: HostileServer) -
 
 def test_prompts_are_the_upstreams(aligner: Aligner) -> None:
     upstream = Upstream(system_prompt="Be brief.", completion_to_prompt=lambda prompt: f"<<{prompt}>>")
+    upstream.query_wrapper_prompt = PromptTemplate("{query_str}")
     llm = AlignerLLM(llm=upstream, aligner=aligner)
+    assert llm.query_wrapper_prompt is upstream.query_wrapper_prompt
     assert (llm.system_prompt, llm.completion_to_prompt) == ("Be brief.", upstream.completion_to_prompt)
     llm.predict(PromptTemplate("{query_str}"), query_str=QUERY)
     assert upstream.asked == [f"Be brief.\n\n<<{QUERY}>>"]

@@ -87,6 +87,14 @@ def test_a_node(process: Way, postprocessor: AlignerPostprocessor) -> None:
     assert given == a_node()
 
 
+def test_what_is_changed_in_a_copy_stays_there(process: Way, postprocessor: AlignerPostprocessor) -> None:
+    given = a_node()
+    (found,) = process(postprocessor, [given], query_str=QUERY)
+    for part in (found.node.metadata, found.node.relationships, found.node.excluded_llm_metadata_keys):
+        part.clear()
+    assert given == a_node()
+
+
 def test_neither_prompts_nor_embeddings_see_the_provenance(process: Way, postprocessor: AlignerPostprocessor) -> None:
     (found,) = process(postprocessor, [a_node()], query_str=QUERY)
     assert found.node.get_content(MetadataMode.LLM) == CORRECTED

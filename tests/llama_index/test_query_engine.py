@@ -33,6 +33,7 @@ from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.selectors import LLMMultiSelector, LLMSingleSelector
 from llama_index.core.tools import QueryEngineTool
 from llama_index.core.types import Thread
+from models import Model
 from pydantic import ValidationError
 from rag import CORRECTED, DRAFT, QUERY, Upstream, Way, found
 from sqlalchemy import create_engine, text
@@ -202,6 +203,13 @@ async def test_an_engine_that_cannot_retrieve(aligner: Aligner) -> None:
         await engine.aretrieve(QueryBundle(QUERY))
     with pytest.raises(NotImplementedError, match="does not support retrieve"):
         engine.retrieve(QueryBundle(QUERY))
+
+
+async def test_the_steps_of_a_query_are_async_in_async_code(aligner: Aligner) -> None:
+    llm = Model()
+    engine = AlignerQueryEngine(an_index().as_query_engine(llm=llm), aligner=aligner)
+    assert str(await engine.asynthesize(QueryBundle(QUERY), found())) == CORRECTED
+    assert llm.called == ["achat"]
 
 
 def test_an_empty_response(way: Way, aligner: Aligner, server: HostileServer) -> None:
