@@ -25,8 +25,10 @@ from langchain_core.runnables import Runnable, RunnableLambda
 
 from langchain_aligner.streams import NOT_STREAMED
 
-# Tells our tag from one that a user has set.
-_DRAFT = "aligner:draft"
+# Tells our tag from one that a user has set. After it comes the number of the step of the chain around that corrects
+# last: in a batch LangChain names a wrong run as the one around a step with a config or a retry, but keeps the tags.
+_DRAFT = "aligner:draft:"
+_CORRECTED_AGAIN = f"{_DRAFT}again"
 _STEP = "seq:step:"
 _MOST_FRAMES = 12
 _DEEPEST = 12
@@ -49,38 +51,46 @@ class Drafting:
 
     def end(self) -> None:
         """Lets the steps from now on stream."""
-        self.tags[:] = [tag for tag in self.tags if tag not in (NOT_STREAMED, _DRAFT)]
+        self.tags[:] = [tag for tag in self.tags if tag != NOT_STREAMED and not tag.startswith(_DRAFT)]
 
 
 def step_in(tags: Sequence[str]) -> int:
     """The number of the step that a run is of the chain around it, which LangChain has in its tags; 0 if it is none."""
-    return next((int(tag.removeprefix(_STEP)) for tag in tags if tag.startswith(_STEP)), 0)
+    # In a batch in a LangGraph node the node's own tag may be there too, and a node's function is a first step.
+    return max((int(tag.removeprefix(_STEP)) for tag in tags if tag.startswith(_STEP)), default=0)
 
 
-def mark_drafts(*, corrected_again: bool) -> Drafting | None:
+def mark_drafts(step: int) -> Drafting | None:
     """Keeps the runs under one that is starting in a LangGraph node from being streamed, if they write a draft.
 
     Args:
-        corrected_again: Whether what this run gives is a draft itself.
+        step: The number of the step that the run is of the chain around it.
 
     Returns:
-        If the run is that of a chain with an Aligner, what to end once its last correction is there.
+        If the run is that of a chain with an Aligner, what to end once its last correction is there. `None` also where
+        that correction is a draft itself.
     """
     manager, runnable = _who_starts()
     if runnable is None and isinstance(manager, AsyncCallbackManager):
         runnable = _who_batches(manager)
-    if manager is None or runnable is None:
+    if manager is None:
         return None
+    marks = [tag for tag in manager.inheritable_tags if tag.startswith(_DRAFT)]
+    if _CORRECTED_AGAIN in marks:
+        return None
+    if any(0 < step < int(mark.removeprefix(_DRAFT)) for mark in marks):
+        manager.add_tags([_CORRECTED_AGAIN])
+        return None
+    manager.remove_tags(marks)
     if _is_aligner(runnable):
-        if _DRAFT in manager.inheritable_tags and not corrected_again:
-            manager.remove_tags([NOT_STREAMED, _DRAFT])
+        if marks:
+            manager.remove_tags([NOT_STREAMED])
         return None
     steps = getattr(runnable, "steps", ())  # LangGraph has a sequence of its own
-    last = max((number for number, step in enumerate(steps, 1) if _corrects(step)), default=0)
-    if last <= 1:
-        return None
-    manager.add_tags([NOT_STREAMED, _DRAFT])
-    return Drafting(last, manager.inheritable_tags)
+    last = max((number for number, each in enumerate(steps, 1) if _corrects(each)), default=0)
+    if marks or last > 1:
+        manager.add_tags([NOT_STREAMED, f"{_DRAFT}{last}"])
+    return Drafting(last, manager.inheritable_tags) if last > 1 else None
 
 
 def _who_starts() -> tuple[BaseCallbackManager | None, Runnable[Any, Any] | None]:

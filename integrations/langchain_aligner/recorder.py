@@ -162,7 +162,7 @@ class QueryRecorder(BaseCallbackHandler):
             return
         run = _Run(parent_run_id, step=step_in(tags or ()))
         if metadata and "langgraph_node" in metadata:
-            run.drafting = mark_drafts(corrected_again=self._is_corrected_again(run))
+            run.drafting = mark_drafts(run.step)
         with self._lock:
             _put(self._runs, run_id, run, _MAX_RUNS)
 
@@ -174,8 +174,9 @@ class QueryRecorder(BaseCallbackHandler):
                 return
             if run.calls:
                 self._hand_over(run.calls, run.parent)
-            if run.step:
-                self._end_drafting(run)
+            chain = self._run(run.parent)
+            if chain is not None and chain.drafting is not None and chain.drafting.last == run.step:
+                chain.drafting.end()
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002
         """A run fails; what it saw led nowhere."""
@@ -235,20 +236,6 @@ class QueryRecorder(BaseCallbackHandler):
             _put(self._under_way, run_id, call, _MAX_RUNS)
             if parent is not None:
                 parent.add([call])
-
-    def _end_drafting(self, run: _Run) -> None:
-        chain = self._run(run.parent)
-        if chain is None or chain.drafting is None or run.step != chain.drafting.last:
-            return
-        if not self._is_corrected_again(chain):
-            chain.drafting.end()
-
-    def _is_corrected_again(self, run: _Run) -> bool:
-        while (chain := self._run(run.parent)) is not None:
-            if chain.drafting is not None and 0 < run.step < chain.drafting.last:
-                return True
-            run = chain
-        return False
 
     def _hand_over(self, calls: list[ModelCall], parent_run_id: UUID | None) -> None:
         parent = self._run(parent_run_id)
