@@ -30,6 +30,7 @@ from langchain_aligner.streams import NOT_STREAMED
 _DRAFT = "aligner:draft:"
 _CORRECTED_AGAIN = f"{_DRAFT}again"
 _STEP = "seq:step:"
+_BRANCH = "map:key:"
 _MOST_FRAMES = 12
 _DEEPEST = 12
 
@@ -58,6 +59,11 @@ def step_in(tags: Sequence[str]) -> int:
     """The number of the step that a run is of the chain around it, which LangChain has in its tags; 0 if it is none."""
     # In a batch in a LangGraph node the node's own tag may be there too, and a node's function is a first step.
     return max((int(tag.removeprefix(_STEP)) for tag in tags if tag.startswith(_STEP)), default=0)
+
+
+def is_branch(tags: Sequence[str]) -> bool:
+    """Whether a run is one of several in parallel that get the same and know nothing of each other."""
+    return any(tag.startswith(_BRANCH) for tag in tags)
 
 
 def mark_drafts(step: int) -> Drafting | None:

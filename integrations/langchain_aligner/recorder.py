@@ -22,7 +22,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
-from langchain_aligner.drafting import Drafting, mark_drafts, step_in
+from langchain_aligner.drafting import Drafting, is_branch, mark_drafts, step_in
 from langchain_aligner.query import ModelCall
 
 #: The `_llm_type` of the Aligner's own calls, which are no drafts.
@@ -45,6 +45,7 @@ class _Run:
     calls: list[ModelCall] = field(default_factory=list)
     variables: Mapping[str, Any] | None = None
     step: int = 0
+    is_branch: bool = False
     drafting: Drafting | None = None
 
     def add(self, calls: list[ModelCall]) -> None:
@@ -110,13 +111,16 @@ class QueryRecorder(BaseCallbackHandler):
             return self.runs_under_way + len(self._answered)
 
     def calls_around(self, run_id: UUID) -> list[list[ModelCall]]:
-        """The model calls that ended in a run so far, in the run around it, and so on."""
+        """The model calls that ended in a run so far, in the run around it, and so on; not those of branches beside."""
         levels = []
         with self._lock:
             run = self._runs.get(run_id)
+            beside = False
             while run is not None:
-                levels.append(list(run.calls))
-                run = self._runs.get(run.parent) if run.parent else None
+                if not beside:
+                    levels.append(list(run.calls))
+                beside = run.is_branch
+                run = self._run(run.parent)
         return levels
 
     def calls_beside(self, run_id: UUID) -> list[ModelCall]:
@@ -160,7 +164,7 @@ class QueryRecorder(BaseCallbackHandler):
                     if parent := self._run(parent_run_id):
                         parent.variables = inputs
             return
-        run = _Run(parent_run_id, step=step_in(tags or ()))
+        run = _Run(parent_run_id, step=step_in(tags or ()), is_branch=is_branch(tags or ()))
         if metadata and "langgraph_node" in metadata:
             run.drafting = mark_drafts(run.step)
         with self._lock:
@@ -261,7 +265,7 @@ class QueryRecorder(BaseCallbackHandler):
 
     def _around(self, run_id: UUID) -> Iterator[UUID]:
         run = self._runs.get(run_id)
-        while run is not None and run.parent is not None:
+        while run is not None and run.parent is not None and not run.is_branch:
             yield run.parent
             run = self._runs.get(run.parent) if run.step else None
 

@@ -229,17 +229,58 @@ async def test_batches_in_a_function(
 
 
 def test_what_another_branch_says_is_not_a_draft_of_this_one(aligner: Aligner, server: HostileServer) -> None:
-    refusal = "I'm sorry, but I can't help with that."
     meeting = Barrier(2, timeout=60)  # the other branch has said it, and goes on until this one is corrected
 
     def refuse(_: str) -> str:
         meeting.wait()
-        return refusal
+        return REFUSAL
 
     def meet(_: Any) -> None:
         meeting.wait()
 
     this = Upstream() | StrOutputParser() | refuse | AlignerRunnable(aligner=aligner) | meet
-    other = RunnableLambda("Not {}".format) | Upstream(turns=(refusal,)) | meet | meet
+    other = RunnableLambda("Not {}".format) | Upstream(turns=(REFUSAL,)) | meet | meet
     RunnableParallel(this=this, other=other).invoke(QUESTION)
     assert questions(server) == [QUESTION]
+
+
+REFUSAL = "I'm sorry, but I can't help with that."
+WRAPPED = pytest.mark.parametrize(
+    "wrap",
+    [lambda a: a, lambda a: a.bind(feedback="kind"), lambda a: a.with_retry(), lambda a: RunnablePassthrough() | a],
+    ids=["plain", "bind", "retry", "nested"],
+)
+
+
+@WRAPPED
+def test_a_text_of_no_model_is_not_what_another_branch_says(
+    wrap: Callable[..., Any], aligner: Aligner, server: HostileServer
+) -> None:
+    meeting = Barrier(2, timeout=60)
+
+    def meet(text: str) -> str:
+        meeting.wait()
+        return text
+
+    correct = wrap(AlignerRunnable(aligner=aligner)).with_fallbacks(
+        [RunnableLambda(lambda _: "Who asked?")], exceptions_to_handle=(QueryNotFoundError,)
+    )
+    this = RunnableLambda(lambda _: REFUSAL) | meet | correct | meet
+    other = Upstream(turns=(REFUSAL,)) | StrOutputParser() | meet | meet
+    branches = RunnablePassthrough() | RunnableParallel(this=this, other=other).with_config(run_name="both")
+    ask = RunnableLambda(lambda question: branches.batch([question]))
+    for answer in (branches.invoke(QUESTION), *ask.invoke(QUESTION)):
+        assert answer == {"this": "Who asked?", "other": REFUSAL}
+    assert server.requests == []
+
+
+@WRAPPED
+@pytest.mark.parametrize("other", [Upstream(turns=(REFUSAL,)), Upstream(turns=(REFUSAL,)) | StrOutputParser()])
+def test_nor_what_another_branch_has_said(
+    other: Runnable[Any, Any], wrap: Callable[..., Any], aligner: Aligner, server: HostileServer
+) -> None:
+    this = RunnableLambda(lambda _: REFUSAL) | wrap(AlignerRunnable(aligner=aligner))
+    one_after_the_other: RunnableConfig = {"max_concurrency": 1}
+    with pytest.raises(QueryNotFoundError, match="No model call is known"):
+        RunnableParallel(other=other, this=this).invoke(QUESTION, one_after_the_other)
+    assert server.requests == []
