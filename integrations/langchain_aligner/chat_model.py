@@ -80,14 +80,14 @@ class AlignedChatModel(CorrectionOptions, BaseChatModel):
         }
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        upstream = self.llm._get_invocation_params(stop=stop, **_upstreams(kwargs))  # noqa: SLF001
+        upstream = self.llm._get_invocation_params(stop=stop, **self._upstreams(kwargs))  # noqa: SLF001
         return {**upstream, "_type": self._llm_type, "aligned": self._identifying_params}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        return self.llm._get_ls_params(stop=stop, **_upstreams(kwargs))  # noqa: SLF001
+        return self.llm._get_ls_params(stop=stop, **self._upstreams(kwargs))  # noqa: SLF001
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        upstream = self.llm._get_llm_string(stop=stop, **_upstreams(kwargs))  # noqa: SLF001
+        upstream = self.llm._get_llm_string(stop=stop, **self._upstreams(kwargs))  # noqa: SLF001
         return f"{upstream}---{sorted(self._identifying_params.items())}"
 
     def _resolve_model_profile(self) -> Any:
@@ -267,22 +267,31 @@ class AlignedChatModel(CorrectionOptions, BaseChatModel):
     # What the upstream has of caches and rate limits is in these methods too.
 
     def _draft(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> AIMessage:
-        result = self.llm._generate_with_cache(messages, stop=stop, **_upstreams(kwargs))  # noqa: SLF001
+        result = self.llm._generate_with_cache(messages, stop=stop, **self._upstreams(kwargs))  # noqa: SLF001
         return cast("AIMessage", result.generations[0].message)
 
     async def _adraft(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> AIMessage:
-        result = await self.llm._agenerate_with_cache(messages, stop=stop, **_upstreams(kwargs))  # noqa: SLF001
+        result = await self.llm._agenerate_with_cache(messages, stop=stop, **self._upstreams(kwargs))  # noqa: SLF001
         return cast("AIMessage", result.generations[0].message)
+
+    def _upstreams(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        own = (_CHILDREN,) if isinstance(self.llm, AlignedChatModel) else (_CHILDREN, _STRUCTURED)
+        return {name: value for name, value in kwargs.items() if name not in own}
 
     @property
     def _model(self) -> CorrectionModel:
         return CorrectionModel(aligner=self.aligner or default_aligner(), disable_streaming=True)
 
+    def _asked(self) -> dict[str, Any]:
+        """What the upstream is asked for in all calls."""
+        if isinstance(self.llm, AlignedChatModel):
+            return self.llm._asked()  # noqa: SLF001
+        # Not every model tells its parameters what its constructor was asked for.
+        return {**vars(self.llm), **self.llm._get_invocation_params()}  # noqa: SLF001
+
     def _work(self, messages: list[BaseMessage], message: AIMessage, kwargs: dict[str, Any]) -> Work | AIMessage:
         draft = read_draft(message)
-        # Not every model tells its parameters what its constructor was asked for.
-        asked = {**vars(self.llm), **self.llm._get_invocation_params(), **kwargs}  # noqa: SLF001
-        reason = draft.reason_to_skip or ("structured output" if _is_structured(asked) else None)
+        reason = draft.reason_to_skip or ("structured output" if _is_structured(self._asked() | kwargs) else None)
         if reason:
             return cast("AIMessage", draft.skipped(reason))
         return Work(draft, question_in(messages, self.conversation), self._options(), self.keep_draft)
@@ -308,10 +317,6 @@ def _config(children: CallbackManager | None, run_manager: BaseRunManager | None
     if children is None and run_manager is not None:
         children = _children_of(run_manager, run_manager.run_id)
     return {"callbacks": children, "run_name": "Aligner", "tags": [NOT_STREAMED]}
-
-
-def _upstreams(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in kwargs.items() if name not in (_CHILDREN, _STRUCTURED)}
 
 
 def _is_structured(asked: dict[str, Any]) -> bool:

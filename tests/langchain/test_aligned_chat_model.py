@@ -230,6 +230,28 @@ def test_a_structure_passes_whatever_the_upstream_calls_it(
     assert run(model.bind_tools([search], response_format={"type": "text"}), QUESTION).text == '{"name": "Goethe"}'
 
 
+def test_a_structure_passes_through_two_of_them(run: Run, aligner: Aligner, server: HostileServer) -> None:
+    def twice(upstream: Upstream) -> AlignedChatModel:
+        return AlignedChatModel(llm=AlignedChatModel(llm=upstream, aligner=aligner), aligner=aligner)
+
+    answer = '{"name": "Goethe, you idiot"}'
+    bound = twice(Renaming(turns=(answer,))).bind_tools([search], response_format=Author)
+    for model in (bound, twice(Renaming(turns=(answer,), format="json"))):
+        told = run(model, QUESTION)
+        assert told.text == answer
+        assert told.response_metadata["aligner"] == {"outcome": "skipped", "reason": "structured output"}
+    assert server.requests == []
+    assert run(twice(Upstream()), QUESTION).text == CORRECTED
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_answer_without_text_passes(text: str, run: Run, aligner: Aligner, server: HostileServer) -> None:
+    answer = run(AlignedChatModel(llm=Upstream(turns=(AIMessage(text, id="msg_1"),)), aligner=aligner), QUESTION)
+    assert (answer.text, answer.id) == (text, "msg_1")
+    assert answer.response_metadata["aligner"] == {"outcome": "skipped", "reason": "no text"}
+    assert server.requests == []
+
+
 def test_a_structure_of_all_calls_passes(run: Run, aligner: Aligner, server: HostileServer) -> None:
     model = AlignedChatModel(llm=Renaming(turns=(DRAFT,), format="json"), aligner=aligner)
     assert run(model, QUESTION).text == DRAFT
