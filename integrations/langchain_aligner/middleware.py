@@ -15,7 +15,6 @@ from langchain_core.runnables.utils import coro_with_context
 from aligner_chains.aligner import Aligner
 from aligner_chains.feedback import Feedback
 from aligner_chains.settings import OnFailure
-from langchain_aligner.messages import read_draft
 from langchain_aligner.query import Conversation
 from langchain_aligner.runnable import AlignerRunnable
 from langchain_aligner.streams import NOT_STREAMED
@@ -101,7 +100,8 @@ def _answer(response: ModelResponse[Any]) -> AIMessage | None:
     message = response.result[-1] if response.result else None
     if response.structured_response is not None or not isinstance(message, AIMessage):
         return None
-    return None if read_draft(message).reason_to_skip else message
+    # A turn that calls tools is no answer yet, and as what it was it stays in the state.
+    return None if message.tool_calls else message
 
 
 def _with_answer(response: ModelResponse[Any], answer: AIMessage) -> ModelResponse[Any]:

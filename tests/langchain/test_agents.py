@@ -82,6 +82,16 @@ def test_only_the_answer_of_a_loop_is_corrected(run: Invoke, aligner: Aligner, s
     ]
 
 
+@pytest.mark.parametrize("content", ["", " \n", [{"type": "image", "url": "https://x/y.png"}]])
+def test_an_answer_without_text_passes(content: Any, run: Invoke, aligner: Aligner, server: HostileServer) -> None:
+    model = Upstream(turns=(AIMessage(content, id="answer_1"),))
+    agent = create_agent(model, [], middleware=[AlignerMiddleware(aligner=aligner)])
+    _, answer = run(agent, ask())["messages"]
+    assert (answer.content, answer.id) == (content, "answer_1")
+    assert answer.response_metadata["aligner"] == {"outcome": "skipped", "reason": "no text"}
+    assert server.requests == []
+
+
 def needs_context_in_async_nodes(*, is_async: bool) -> None:
     if is_async and sys.version_info < (3, 11):
         pytest.xfail("Before Python 3.11 LangGraph has no context in async nodes: no stream, interrupt or config.")
