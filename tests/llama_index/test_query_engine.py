@@ -30,6 +30,8 @@ from llama_index.core.query_engine import (
 )
 from llama_index.core.question_gen import LLMQuestionGenerator
 from llama_index.core.response_synthesizers import get_response_synthesizer
+from llama_index.core.retrievers import BaseRetriever
+from llama_index.core.schema import NodeWithScore
 from llama_index.core.selectors import LLMMultiSelector, LLMSingleSelector
 from llama_index.core.tools import QueryEngineTool
 from llama_index.core.types import Thread
@@ -193,8 +195,11 @@ def test_the_steps_of_a_query(way: Way, engine: AlignerQueryEngine) -> None:
     bundle = QueryBundle(QUERY)
     nodes = asyncio.run(engine.aretrieve(bundle)) if way.is_async else engine.retrieve(bundle)
     assert [node.node_id for node in nodes] == ["node-0"]
-    answer, response = way.run(lambda: engine.synthesize(bundle, nodes), lambda: engine.asynthesize(bundle, nodes))
-    assert (answer, response.source_nodes) == (CORRECTED, nodes)
+    more = found("A.", "B.")[1:]
+    answer, response = way.run(
+        lambda: engine.synthesize(bundle, nodes, more), lambda: engine.asynthesize(bundle, nodes, more)
+    )
+    assert (answer, response.source_nodes) == (CORRECTED, [*nodes, *more])
 
 
 async def test_an_engine_that_cannot_retrieve(aligner: Aligner) -> None:
@@ -206,9 +211,16 @@ async def test_an_engine_that_cannot_retrieve(aligner: Aligner) -> None:
 
 
 async def test_the_steps_of_a_query_are_async_in_async_code(aligner: Aligner) -> None:
-    llm = Model()
-    engine = AlignerQueryEngine(an_index().as_query_engine(llm=llm), aligner=aligner)
-    assert str(await engine.asynthesize(QueryBundle(QUERY), found())) == CORRECTED
+    class Awaited(BaseRetriever):
+        def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+            raise NotImplementedError
+
+        async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+            return found()
+
+    llm, bundle = Model(), QueryBundle(QUERY)
+    engine = AlignerQueryEngine(RetrieverQueryEngine.from_args(Awaited(), llm=llm), aligner=aligner)
+    assert str(await engine.asynthesize(bundle, await engine.aretrieve(bundle))) == CORRECTED
     assert llm.called == ["achat"]
 
 
