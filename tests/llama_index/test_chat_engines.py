@@ -19,7 +19,7 @@ from llama_index.core.chat_engine.types import AgentChatResponse, BaseChatEngine
 from llama_index.core.llms import ChatResponse
 from llama_index.core.memory import BaseMemory, ChatMemoryBuffer
 from pydantic import ValidationError
-from rag import CORRECTED, DRAFT, QUERY, Upstream, Way, found
+from rag import CORRECTED, DRAFT, QUERY, WAYS, Upstream, Way, found
 
 from aligner_chains import REFUSAL, Aligner
 from aligner_chains.errors import ConfigurationError, GenerationError, InvalidTypeError, StreamInterruptedError
@@ -182,6 +182,27 @@ def test_without_sources_there_is_no_answer(way: Way, aligner: Aligner, server: 
     answer, response = talk(way, engine)
     assert (answer, response.metadata["aligner"]["reason"]) == ("Empty Response", "no answer")
     assert server.requests == []
+
+
+class Awaited(ChatMemoryBuffer):
+    """A memory that is only written to with `await`, as one in a database may be."""
+
+    def put(self, message: ChatMessage) -> None:
+        raise NotImplementedError
+
+    def put_messages(self, messages: list[ChatMessage]) -> None:
+        raise NotImplementedError
+
+    async def aput_messages(self, messages: list[ChatMessage]) -> None:
+        for message in messages:
+            await self.aput(message)
+
+
+@pytest.mark.parametrize("name", ["aquery", "astream"])
+def test_a_memory_that_is_written_to_with_await(name: str, make: Make, aligner: Aligner) -> None:
+    engine = make(Upstream(), Awaited.from_defaults(), aligner=aligner)
+    assert talk(WAYS[name], engine)[0] == CORRECTED
+    assert contents(engine) == [(MessageRole.USER, QUERY), (MessageRole.ASSISTANT, CORRECTED)]
 
 
 class Thinker(Upstream):
