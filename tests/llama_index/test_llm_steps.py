@@ -19,6 +19,8 @@ from llama_index.core.query_engine import NLSQLTableQueryEngine
 from llama_index.core.retrievers import BaseRetriever, QueryFusionRetriever
 from llama_index.core.retrievers.fusion_retriever import QUERY_GEN_PROMPT
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.types import BaseOutputParser
+from models import Model
 from rag import CORRECTED, DRAFT, QUERY, Upstream, Way, found
 from sqlalchemy import create_engine, text
 from variants import COMPLETIONS, PREDICTIONS, MakeLLM, Predict, Variant
@@ -68,6 +70,21 @@ def test_a_prompt_template_for_a_step_of_a_program(predict: Predict, make_llm: M
     assert predict(make_llm(), DEFAULT_KEYWORD_EXTRACT_TEMPLATE, text="Faust.", max_keywords=3) == DRAFT
     json, json_wanted = '{"name": "Goethe, you idiot"}', PromptTemplate("{query_str} Answer in JSON.")
     assert predict(make_llm(json), json_wanted, query_str=QUERY) == json
+    assert server.requests == []
+
+
+class Reader(BaseOutputParser):
+    def parse(self, output: str) -> str:
+        return output
+
+
+@pytest.mark.parametrize("name", ["predict", "apredict"])  # LlamaIndex does not stream through a parser
+@pytest.mark.parametrize(("of_model", "of_prompt"), [(Reader(), None), (None, Reader())], ids=["model", "prompt"])
+def test_what_an_output_parser_reads(
+    of_model: Reader | None, of_prompt: Reader | None, name: str, make_llm: MakeLLM, server: HostileServer
+) -> None:
+    llm = make_llm(llm=Model(output_parser=of_model))
+    assert PREDICTIONS[name](llm, PromptTemplate("{query_str}", output_parser=of_prompt), query_str=QUERY) == DRAFT
     assert server.requests == []
 
 
