@@ -15,7 +15,7 @@ from hostile import HostileServer
 from listening import Listener
 from llama_index.core import MockEmbedding, PromptTemplate, QueryBundle, Settings, SQLDatabase, VectorStoreIndex
 from llama_index.core.base.base_query_engine import BaseQueryEngine
-from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
+from llama_index.core.base.response.schema import AsyncStreamingResponse, PydanticResponse, Response, StreamingResponse
 from llama_index.core.evaluation import BaseEvaluator, EvaluationResult
 from llama_index.core.indices.query.query_transform.base import IdentityQueryTransform
 from llama_index.core.query_engine import (
@@ -258,6 +258,15 @@ def test_what_is_no_response(aligner: Aligner) -> None:
 
     with pytest.raises(InvalidTypeError, match="not <class 'dict'>"):
         AlignerQueryEngine(Broken(), aligner=aligner).query(QUERY)
+
+
+def test_an_object_that_is_not_there(aligner: Aligner) -> None:
+    class Empty(Custom):
+        def custom_query(self, query_str: str) -> Any:
+            return PydanticResponse(None)
+
+    response = AlignerQueryEngine(Empty(), aligner=aligner).query(QUERY)
+    assert response == PydanticResponse(None, metadata={"aligner": {"outcome": "skipped", "reason": "no text"}})
 
 
 def test_what_is_no_option() -> None:
