@@ -113,11 +113,13 @@ def test_an_empty_response(way: Way, make: Make, server: HostileServer) -> None:
     assert server.requests == []
 
 
-def test_a_model_that_says_nothing(way: Way, make: Make, upstream: Upstream, server: HostileServer) -> None:
-    upstream.turns = ("",)
-    text, response = way.synthesize(make())
-    assert text == ("" if way.streams else "Empty Response")
-    assert response.metadata["aligner"]["outcome"] == "skipped"
+def test_a_model_that_says_nothing(way: Way, aligner: Aligner, server: HostileServer) -> None:
+    inner = get_response_synthesizer(llm=Upstream(turns=("",)), streaming=way.streams)
+    for empty in ("Empty Response", "Nothing found."):  # what is said where nothing was retrieved
+        inner._empty_response = empty
+        text, response = way.synthesize(AlignerSynthesizer(inner, aligner=aligner))
+        assert text == ("" if way.streams else "Empty Response")
+        assert response.metadata["aligner"]["outcome"] == "skipped"
     assert server.requests == []
 
 
@@ -136,10 +138,13 @@ def test_a_failure_that_the_user_does_not_see(
     assert (end.outcome, end.correction, type(end.error)) == ("failed", DRAFT, GenerationError)
 
 
-def test_a_stream_that_breaks_off(make: Make, way: Way, hostile: Callable[..., HostileServer]) -> None:
+@pytest.mark.parametrize("with_context", [False, True])
+def test_a_stream_that_breaks_off(
+    with_context: bool, make: Make, way: Way, hostile: Callable[..., HostileServer]
+) -> None:
     server = hostile(speak(" Goethe", " wrote", end="error"))
     with Aligner.from_tgi(server.url) as aligner:
-        synthesizer = make(aligner=aligner, on_failure="draft")
+        synthesizer = make(aligner=aligner, on_failure="draft", with_context=with_context)
         if not way.streams:
             assert way.synthesize(synthesizer)[0] == DRAFT
         else:
