@@ -109,11 +109,14 @@ class Model(FunctionCallingLLM):
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        return [
+        calls = [
             ToolSelection(tool_id=block.tool_call_id, tool_name=block.tool_name, tool_kwargs=block.tool_kwargs)
             for block in response.message.blocks
             if isinstance(block, ToolCallBlock)
         ]
+        if error_on_no_tool_call and not calls:
+            raise ValueError("No tool calls.")
+        return calls
 
 
 def _extents(text: str) -> Iterator[tuple[str, str]]:

@@ -243,13 +243,29 @@ async def test_a_selection_is_not_touched(aligner: Aligner, server: HostileServe
     assert server.requests == []
 
 
-@pytest.mark.parametrize("draft", [RUDE_JSON, f"```json\n{RUDE_JSON}\n```", f"[{RUDE_JSON}]"])
+@pytest.mark.parametrize("draft", [RUDE_JSON, f"```JSON\n{RUDE_JSON}\n```", f"```\n{RUDE_JSON}\n```", f"[{RUDE_JSON}]"])
 def test_json_that_was_asked_for(draft: str, variant: Variant, make_llm: MakeLLM, server: HostileServer) -> None:
     question = "Who wrote Faust? Answer in JSON."
     *_, response = variant.ask(make_llm(draft), [ChatMessage(question)] if variant.chats else question)
     assert variant.text(response) == draft
     assert response.additional_kwargs["aligner"]["reason"] == "structured output"
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("sign", "draft", "reason"),
+    [
+        ("Action Input:", "Thought: Goethe, you idiot.", "reasoning step"),
+        ("<execute>", "<execute>print('Goethe, you idiot')</execute>", "code to execute"),
+    ],
+)
+def test_text_of_a_program_that_was_asked_for(
+    sign: str, draft: str, reason: str, variant: Variant, make_llm: MakeLLM
+) -> None:
+    asked = [ChatMessage(f"{QUERY} {sign}")] if variant.chats else f"{QUERY} {sign}"
+    *_, response = variant.ask(make_llm(draft), asked)
+    assert (variant.text(response), response.additional_kwargs["aligner"]["reason"]) == (draft, reason)
+    assert variant.text(variant.ask(make_llm(), asked)[-1]) == CORRECTED
 
 
 def test_what_only_looks_like_a_programs_is_corrected(variant: Variant, make_llm: MakeLLM) -> None:

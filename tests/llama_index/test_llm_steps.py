@@ -117,6 +117,9 @@ def test_a_prompt_of_ones_own_for_a_step_that_its_variables_tell(
     bare = PromptTemplate("Do it for {query_str}")  # the caller passes the variables even so
     named = PromptTemplate("".join(f"{{{name}}} " for name in variables) + "{query_str}")
     assert predict(make_llm(), bare, query_str=QUERY, **variables) == DRAFT
+    computed = PromptTemplate(named.template, function_mappings=dict.fromkeys(variables, lambda **_: "Books."))
+    assert predict(make_llm(), computed, query_str=QUERY) == DRAFT
+    assert predict(make_llm(), bare.partial_format(**variables), query_str=QUERY) == DRAFT
     assert predict(make_llm(), named.partial_format(**variables), query_str=QUERY) == DRAFT
     assert server.requests == []
 
@@ -216,6 +219,7 @@ def test_a_step_is_no_way_around_the_aligner(name: str, completion: Variant, mak
 def test_a_standalone_question_has_one_line(make_llm: MakeLLM) -> None:
     response = make_llm(f"{DRAFT}\nAnd on.").complete(STEPS["standalone question"])
     assert response.text == f"{CORRECTED}\nAnd on."
+    assert make_llm(f"{DRAFT}\n").complete(STEPS["standalone question"]).text == f"{DRAFT}\n"
 
 
 @pytest.mark.parametrize("name", STEPS)
