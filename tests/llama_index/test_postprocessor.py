@@ -242,9 +242,11 @@ def test_a_failure_in_the_events(process: Way, hostile: Callable[..., HostileSer
     server = hostile(refuse(424, "generation", "the GPU is on fire"))
     with Aligner.from_tgi(server.url) as aligner, pytest.raises(GenerationError):
         process(AlignerPostprocessor(aligner=aligner), [a_node()], query_str=QUERY)
-    (end,) = told.ends
+    ((start,), (end,)) = told.starts, told.ends
+    assert (end.span_id, end.query, end.draft) == (start.span_id, QUERY, DRAFT)
     assert (end.correction, end.outcome, type(end.error)) == (None, None, GenerationError)
-    assert end.model_dump(mode="json")["error"]["type"] == "GenerationError"
+    assert end.latency > 0
+    assert end.model_dump(mode="json")["error"] == {"type": "GenerationError", "message": str(end.error)}
     assert next(span.id_.partition("-")[0] for span in told.spans.dropped_spans) == "Aligner.correct"
     assert end.span_id in [event.span_id for event in told.of(SpanDropEvent)]
 
