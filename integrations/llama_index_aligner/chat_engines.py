@@ -258,6 +258,14 @@ class _WithoutDrafts:
         else:
             await self._memory.aput(message)
 
+    def put_messages(self, messages: list[ChatMessage]) -> None:
+        for message in messages:
+            self.put(message)
+
+    async def aput_messages(self, messages: list[ChatMessage]) -> None:
+        for message in messages:
+            await self.aput(message)
+
 
 def _chunk(text: str, token: str) -> ChatResponse:
     return ChatResponse(message=ChatMessage(text, role=MessageRole.ASSISTANT), delta=token)

@@ -258,6 +258,21 @@ def test_of_several_messages_the_last_one_is_the_draft(aligner: Aligner) -> None
     assert [text for _, text in contents(engine)] == [QUERY, "Let me see.", CORRECTED]
 
 
+def test_a_turn_that_is_put_into_memory_at_once(way: Way, aligner: Aligner) -> None:
+    class AtOnce(SimpleChatEngine):
+        def chat(self, message: str, chat_history: Any = None) -> AgentChatResponse:
+            self._memory.put_messages([ChatMessage(message), ChatMessage(DRAFT, role=MessageRole.ASSISTANT)])
+            return AgentChatResponse(DRAFT)
+
+        async def achat(self, message: str, chat_history: Any = None) -> AgentChatResponse:
+            await self._memory.aput_messages([ChatMessage(message), ChatMessage(DRAFT, role=MessageRole.ASSISTANT)])
+            return AgentChatResponse(DRAFT)
+
+    engine = AlignerChatEngine(AtOnce.from_defaults(llm=Upstream(), memory=a_memory()), aligner=aligner)
+    assert talk(way, engine)[0] == CORRECTED
+    assert contents(engine) == [(MessageRole.USER, QUERY), (MessageRole.ASSISTANT, CORRECTED)]
+
+
 def test_what_the_engine_tells_is_kept(way: Way, aligner: Aligner) -> None:
     class Telling(SimpleChatEngine):
         def chat(self, *args: Any, **kwargs: Any) -> AgentChatResponse:
