@@ -396,8 +396,10 @@ class Aligner:
         return [correction for correction in corrections if correction is not None]
 
     def correct_many(self, pairs: Iterable[tuple[str, str]], **options: Any) -> list[Correction]:
-        """What `acorrect_many` returns, for code that is not async."""
-        return portal.run(lambda: self.acorrect_many(pairs, **options))
+        """What `acorrect_many` returns, for code that is not async; all pairs are taken before the first is sent."""
+        # Here, not in the loop that all synchronous calls share: an iterator may wait for a model, or correct itself.
+        taken = list(pairs)
+        return portal.run(lambda: self.acorrect_many(taken, **options))
 
     def fallback(
         self, query: str, draft: str, error: AlignerError, *, on_failure: OnFailure | None = None

@@ -55,6 +55,12 @@ def test_one_aligner_serves_fifty_threads(hostile: Hostile, connect: Connect):
     assert texts == [str(number) for number in range(100)]
 
 
+def test_many_drafts_may_come_from_a_generator_that_corrects_itself(hostile: Hostile, connect: Connect):
+    aligner = connect(hostile())
+    pairs = ((QUERY, aligner.correct(QUERY, draft).text) for draft in (RUDE, GOOD))
+    assert [correction.text for correction in aligner.correct_many(pairs)] == [GOOD, GOOD]
+
+
 async def test_one_aligner_serves_this_loop_and_the_background_loop(hostile: Hostile, connect: Connect):
     aligner = connect(hostile())
     assert (await aligner.acorrect(QUERY, RUDE)).text == aligner.correct(QUERY, RUDE).text == GOOD
