@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from cases import GOOD, QUERY, RUDE
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from aligner_chains import PROMPT_FORMATS
+from aligner_chains import PROMPT_FORMATS, Aligner, Guard
 from aligner_chains.backends.base import GenerationRequest
 from aligner_chains.backends.local import LocalBackend
 from aligner_chains.decoding import causal_model
@@ -60,6 +64,25 @@ async def test_another_architecture_writes_what_transformers_writes(gpt2: Path, 
     assert generation.usage is not None
     assert (generation.usage.input_tokens, generation.usage.output_tokens) == (ids.shape[1], len(written))
     assert (await backend.info()).max_total_tokens == 256
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"repetition_penalty": 3.0},
+        {"no_repeat_ngram_size": 2},
+        {"num_beams": 3},
+        {"min_new_tokens": 60},
+        {"suppress_tokens": list(range(3, 400))},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_how_a_model_would_rather_write_does_not_change_its_corrections(tmp_path: Path, own: dict[str, Any]):
+    folder = shutil.copytree(EMBEDDED_PATH, tmp_path / "model")
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    aligner = Aligner.from_pretrained(folder, device="cpu", guard=Guard())
+    assert aligner.correct(QUERY, RUDE).text == GOOD
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,11 @@ class Token:
 class CausalModel:
     """A causal language model and its tokenizer.
 
-    Not for concurrent use: one answer at a time.
+    Not for concurrent use: one answer at a time. Of the model's own `generation_config` only the end tokens count; how
+    tokens are chosen is said by `Sampling` alone.
 
     Args:
-        model: The model, on its device, in evaluation mode.
+        model: The model, on its device, in evaluation mode; its `generation_config` is reset.
         tokenizer: Its fast tokenizer.
     """
 
@@ -105,6 +106,8 @@ class CausalModel:
         self._is_small = model.device.type == "cpu" and model.num_parameters() < _SMALL
         configured = model.generation_config.eos_token_id if model.generation_config else None
         self._eos_ids = configured if configured is not None else tokenizer.eos_token_id
+        # transformers fills up whatever a call leaves unset from the model's own: penalties, beams, banned tokens.
+        model.generation_config = GenerationConfig()
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None, dtype: str | None = None) -> CausalModel:
