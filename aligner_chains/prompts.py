@@ -41,7 +41,7 @@ class PromptFormat:
         aspects: For `{aspects}`: the sentence that the model knows for an objective.
 
     Raises:
-        PromptFormatError: The template cannot be filled.
+        PromptFormatError: The template or the system message cannot be filled.
     """
 
     name: str
@@ -51,18 +51,27 @@ class PromptFormat:
     aspects: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        slots = self._slots("template", self.template)
+        for slot in sorted({"query", "draft"} - slots):
+            raise PromptFormatError(
+                f"The template of prompt format {self.name!r} lacks {{{slot}}}. It needs {{query}} and {{draft}}, and "
+                "may have {objective} or {aspects}."
+            )
+        self._slots("system message", self.system or "")
+
+    def _slots(self, part: str, text: str) -> set[str]:
         try:
-            slots = {slot for _, slot, _, _ in Formatter().parse(self.template) if slot is not None}
+            slots = {slot for _, slot, _, _ in Formatter().parse(text) if slot is not None}
         except ValueError as error:
             raise PromptFormatError(
-                f"The template of prompt format {self.name!r} has a brace that is no slot ({error}): double it."
+                f"The {part} of prompt format {self.name!r} has a brace that is no slot ({error}): double it."
             ) from error
-        missing, unknown = {"query", "draft"} - slots, slots - {"query", "draft", "objective", "aspects"}
-        for slot in sorted(missing or unknown):
+        for slot in sorted(slots - {"query", "draft", "objective", "aspects"}):
             raise PromptFormatError(
-                f"The template of prompt format {self.name!r} {'lacks' if missing else 'has the unknown slot'} "
-                f"{{{slot}}}. It needs {{query}} and {{draft}}, and may have {{objective}} or {{aspects}}."
+                f"The {part} of prompt format {self.name!r} has the unknown slot {{{slot}}}. There are {{query}}, "
+                "{draft}, {objective} and {aspects}."
             )
+        return slots
 
     @property
     def takes_feedback(self) -> bool:
@@ -83,9 +92,8 @@ class PromptFormat:
         """
         feedback = feedback or Feedback.HELPFUL_AND_HARMLESS
         self.check(feedback)
-        values = {"query": query, "draft": draft, "objective": feedback.objective}
-        if "{aspects}" in self.template:
-            values["aspects"] = "; ".join(self._aspect(objective, feedback) for objective in feedback.objectives)
+        aspects = "; ".join(self._aspect(objective, feedback) for objective in feedback.objectives)
+        values = {"query": query, "draft": draft, "objective": feedback.objective, "aspects": aspects}
         text = self.template.format_map(values)
         if self.system is None:
             return text

@@ -130,6 +130,20 @@ def test_a_template_that_cannot_be_filled_is_refused_when_it_is_made(template: s
         PromptFormat(name="mine", template=template, markers=())
 
 
+@pytest.mark.parametrize(("system", "fault"), [("Answer in {language}.", r"\{language\}"), ("{", "brace")])
+def test_a_system_message_that_cannot_be_filled_is_refused_when_it_is_made(system: str, fault: str):
+    with pytest.raises(PromptFormatError, match=rf"system message of prompt format 'mine'.*{fault}"):
+        PromptFormat(name="mine", template="{query} {draft}", markers=(), system=system)
+
+
+def test_a_system_message_has_a_place_for_everything():
+    mine = PromptFormat(name="mine", template="{query} {draft}", markers=(), system="{query}, {draft}: {aspects}")
+    assert mine.render("1", "2", Feedback.CONCISE)[0] == {
+        "role": "system",
+        "content": "1, 2: Concise: The response should be concise",
+    }
+
+
 def test_a_format_of_ones_own_may_hold_braces():
     mine = PromptFormat(name="mine", template='{{"q": {query}, "a": {draft}}}', markers=())
     assert mine.render("1", "2") == '{"q": 1, "a": 2}'
