@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -18,13 +19,14 @@ from rich.console import Console
 
 from aligner_chains._version import __version__
 from aligner_chains.aligner import Aligner
+from aligner_chains.backends.from_settings import backend_from, is_openai_address
 from aligner_chains.concurrency import map_ordered
 from aligner_chains.correction import Correction
 from aligner_chains.display import diff_text, outcome_text
 from aligner_chains.errors import AlignerError, InvalidInputError, MissingDependencyError
 from aligner_chains.model_config import EMBEDDED_PATH
 from aligner_chains.prompts import PROMPT_FORMATS
-from aligner_chains.settings import OnFailure
+from aligner_chains.settings import OnFailure, Settings
 
 app = typer.Typer(
     name="aligner-chains",
@@ -80,7 +82,7 @@ def correct(
         str | None,
         typer.Option(help="With a /v1 address the model's name there; else a folder or hub id to load here."),
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help="The server's key.", envvar="ALIGNER_API_KEY")] = None,
+    api_key: Annotated[str | None, typer.Option(help="The server's key.")] = None,
     prompt_format: Annotated[str | None, typer.Option(help=f"What the model was trained on: {_FORMATS}.")] = None,
     on_failure: Annotated[
         OnFailure | None,
@@ -104,6 +106,11 @@ def correct(
     Without arguments it reads one JSON object a line from standard input, {"query": ..., "draft": ...}, also with
     "feedback", and prints one result a line, in the same order. A pair that fails is a line with its error and,
     unless --on-failure says otherwise, without a text; the exit status is then 1.
+
+    What no option says is taken from the environment: ALIGNER_URL, ALIGNER_MODEL, ALIGNER_API_KEY, ALIGNER_PROMPT (for
+    --prompt-format), ALIGNER_FEEDBACK, ALIGNER_ON_FAILURE, ALIGNER_TIMEOUT, ALIGNER_MAX_CONCURRENCY, and without an
+    option ALIGNER_MIN_CONFIDENCE and ALIGNER_MAX_NEW_TOKENS. Model, key and prompt format go with the place that
+    ALIGNER_URL or ALIGNER_MODEL names: they are left out with another --url, or a --model to load here.
     """
     if (query is None) != (draft is None):
         raise typer.BadParameter("give both a question and a draft, or neither and pairs on standard input.")
@@ -111,17 +118,20 @@ def correct(
         raise typer.BadParameter(
             'give a question and a draft, or pairs on standard input: {"query": ..., "draft": ...}.'
         )
-    options: dict[str, Any] = {
-        "feedback": feedback,
-        "prompt_format": prompt_format,
-        "on_failure": on_failure,
-        "timeout": timeout,
-        "max_concurrency": max_concurrency,
-    }
-    aligner = _aligner(url, model, api_key, {name: value for name, value in options.items() if value is not None})
+    settings = _settings(
+        url,
+        model,
+        api_key=api_key,
+        prompt=prompt_format,
+        feedback=feedback,
+        on_failure=on_failure,
+        timeout=timeout,
+        max_concurrency=max_concurrency,
+    )
+    aligner = _aligner(settings)
     if query is not None and draft is not None:
         _print(aligner.correct(query, draft), as_json=as_json, as_diff=as_diff)
-    elif not asyncio.run(_correct_lines(aligner, max_concurrency or _LINES_AT_A_TIME)):
+    elif not asyncio.run(_correct_lines(aligner, max_concurrency or min(_LINES_AT_A_TIME, settings.max_concurrency))):
         raise typer.Exit(1)
 
 
@@ -331,14 +341,32 @@ def synthesize(
 _LINES_AT_A_TIME = 16
 
 
-def _aligner(url: str | None, model: str | None, api_key: str | None, options: dict[str, Any]) -> Aligner:
-    if url is not None and url.rstrip("/").endswith("/v1"):
-        return Aligner.from_openai(url, model=model, api_key=api_key, **options)
-    if url is not None:
-        return Aligner.from_tgi(url, api_key=api_key, **options)
-    if model is not None:
-        return Aligner.from_pretrained(model, **options)
-    return Aligner(**options)
+def _settings(url: str | None, model: str | None, **options: Any) -> Settings:
+    """What the environment says, with the options in place of it."""
+    settings = Settings.from_env()
+    if url is None and (model is None or is_openai_address(settings.url)):
+        url = settings.url
+    place, known = url or model or settings.model, settings.url or settings.model
+    if place and known and place.rstrip("/") != known.rstrip("/"):
+        # Most of all the key: it must reach no other server than the one that it is for.
+        settings = replace(settings, model=None, api_key=None, prompt=None)
+    given = {name: value for name, value in (options | {"model": model}).items() if value is not None}
+    return replace(settings, url=url, **given)
+
+
+def _aligner(settings: Settings) -> Aligner:
+    options: dict[str, Any] = {
+        "prompt_format": settings.prompt,
+        "feedback": settings.feedback,
+        "on_failure": settings.on_failure,
+        "timeout": settings.timeout,
+        "max_new_tokens": settings.max_new_tokens,
+        "min_confidence": settings.min_confidence,
+        "max_concurrency": settings.max_concurrency,
+    }
+    if settings.url is None and settings.model is not None:
+        return Aligner.from_pretrained(settings.model, **options)
+    return Aligner(backend_from(settings, settings.max_concurrency), **options)
 
 
 def _print(correction: Correction, *, as_json: bool, as_diff: bool) -> None:

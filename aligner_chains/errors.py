@@ -194,7 +194,10 @@ class BackendConnectionError(BackendError, ConnectionError):
 class BackendAuthenticationError(BackendError, PermissionError):
     """The server wants a key, or another one (401, 403)."""
 
-    advice = "Set api_key= or ALIGNER_API_KEY to the key that the server was started with."
+    advice = (
+        "Give the key that the server was started with: api_key=, on the command line --api-key, or beside ALIGNER_URL "
+        "ALIGNER_API_KEY."
+    )
 
 
 class BackendNotFoundError(BackendError):

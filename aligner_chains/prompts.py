@@ -237,7 +237,7 @@ def prompt_format_for_model(model: str) -> PromptFormat:
             return PROMPT_FORMATS[name]
     raise PromptFormatError(
         f"No prompt format is known for the model {model!r}, and a wrong one gives wrong corrections without an error. "
-        "Say which one it was trained on: prompt_format= (or ALIGNER_PROMPT) one of "
-        f"{', '.join(map(repr, PROMPT_FORMATS))}. "
+        "Say which one it was trained on with prompt_format=, on the command line with --prompt-format, or beside "
+        f"ALIGNER_URL or ALIGNER_MODEL with ALIGNER_PROMPT: one of {', '.join(map(repr, PROMPT_FORMATS))}. "
         "For an instruction-tuned chat model that is 'instruct'."
     )

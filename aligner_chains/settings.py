@@ -21,7 +21,7 @@ _DEFAULT_TIMEOUT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `Aligner()` is made from.
+    """What `Aligner()` is made from, and the command line where no option says otherwise.
 
     Each field is the environment variable of its name: `url` is `ALIGNER_URL`.
 

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hostile import HostileServer, refuse
 from typer.testing import CliRunner, Result
 
-from aligner_chains import REFUSAL
+from aligner_chains import REFUSAL, Settings
 from aligner_chains._version import __version__
 from aligner_chains.cli import app, main
 from aligner_chains.data import read_triples
@@ -64,6 +65,70 @@ def test_an_openai_compatible_address_and_its_model(hostile: Start):
     result = run("correct", "--url", f"{server.url}/v1", "--model", "aligner-7b-v1.0", QUERY, POLITE)
     assert result.exit_code == 0, result.output
     assert server.generations[-1].body["model"] == "aligner-7b-v1.0"
+
+
+@pytest.mark.parametrize(
+    ("environment", "options", "key"),
+    [
+        ({"URL": "{server}", "API_KEY": "old"}, [], "old"),
+        ({"URL": "{server}", "API_KEY": "old"}, ["--api-key", "new"], "new"),
+        ({"URL": "{server}"}, ["--api-key", "new"], "new"),
+        ({"URL": "{server}/", "API_KEY": "old"}, ["--url", "{server}"], "old"),
+        ({"URL": "{server}/v1", "API_KEY": "old"}, ["--model", "aligner-7b-v1.0"], "old"),
+        ({"API_KEY": "old"}, ["--url", "{server}"], "old"),
+        ({"URL": "http://elsewhere", "API_KEY": "old"}, ["--url", "{server}"], None),
+        ({"URL": "http://elsewhere", "API_KEY": "old"}, ["--url", "{server}", "--api-key", "new"], "new"),
+        ({"URL": "http://elsewhere/v1", "MODEL": "mine", "PROMPT": "aligner-2b"}, ["--url", "{server}"], None),
+    ],
+)
+def test_a_key_goes_to_the_server_that_it_is_for(
+    hostile: Start, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], options: list[str], key: str | None
+):
+    server = hostile()
+    for name, value in environment.items():
+        monkeypatch.setenv(f"ALIGNER_{name}", value.format(server=server.url))
+    result = run("correct", *(option.format(server=server.url) for option in options), QUERY, POLITE)
+    assert result.stdout == f"{POLITE}\n", result.output
+    assert {request.headers.get("authorization") for request in server.requests} == {key and f"Bearer {key}"}
+    assert "Edit the following Question-Answer pair" in server.generations[-1].prompt
+
+
+def test_a_model_is_one_of_the_server_in_the_environment_if_that_has_several(
+    hostile: Start, monkeypatch: pytest.MonkeyPatch
+):
+    server = hostile()
+    monkeypatch.setenv("ALIGNER_URL", f"{server.url}/v1")
+    assert run("correct", "--model", "aligner-7b-v2", QUERY, POLITE).stdout == f"{POLITE}\n"
+    assert server.generations[-1].body["model"] == "aligner-7b-v2"
+    monkeypatch.setenv("ALIGNER_URL", server.url)
+    monkeypatch.setenv("ALIGNER_PROMPT", "instruct")  # not what the embedded one was trained on
+    assert run("correct", "--model", str(EMBEDDED_PATH), QUERY, RUDE).stdout == f"{POLITE}\n"
+
+
+def test_a_model_for_tgi_is_a_mistake(hostile: Start):
+    result = run("correct", "--url", hostile().url, "--model", "mine", QUERY, POLITE)
+    assert "For TGI leave the model out" in str(result.exception)
+
+
+def test_what_no_option_says_is_in_the_environment(hostile: Start, monkeypatch: pytest.MonkeyPatch):
+    server = hostile(refuse(422, "validation"))
+    settings = {"PROMPT": "aligner-7b", "FEEDBACK": "kind", "ON_FAILURE": "refuse", "MAX_NEW_TOKENS": "77"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"ALIGNER_{name}", value)
+    assert run("correct", "--url", server.url, QUERY, POLITE).stdout == f"{REFUSAL}\n"
+    (request,) = server.generations
+    assert "more kind:" in request.prompt
+    assert request.body["parameters"]["max_new_tokens"] == 77
+    run("correct", "--url", server.url, "--feedback", "honest", "--prompt-format", "meta-aligner", QUERY, POLITE)
+    assert "Honest" in server.generations[-1].prompt
+    monkeypatch.setenv("ALIGNER_MIN_CONFIDENCE", "1")
+    result = run("correct", "--url", server.url, "--json", QUERY, "Paris, you idiot.")
+    assert json.loads(result.stdout)["outcome"] == "skipped"
+
+
+def test_help_names_every_setting():
+    told = run("correct", "--help").stdout
+    assert [field.name for field in fields(Settings) if f"ALIGNER_{field.name.upper()}" not in told] == []
 
 
 def test_pairs_on_standard_input_give_one_line_each_in_order():

@@ -116,7 +116,7 @@ def test_an_unknown_device_is_an_error():
 
 def test_a_model_whose_format_nothing_tells_is_an_error_before_it_is_loaded(model_folder: Path):
     (model_folder / "model.safetensors").unlink()
-    with pytest.raises(PromptFormatError, match=r"No prompt format is known for .*mine'.*prompt_format= "):
+    with pytest.raises(PromptFormatError, match=r"No prompt format is known for .*mine'.*prompt_format=, "):
         Aligner.from_pretrained(model_folder)
 
 

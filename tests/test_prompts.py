@@ -107,7 +107,10 @@ def test_published_models_are_known_by_name(model: str, name: str):
 
 
 def test_an_unknown_model_is_an_error_that_says_how_to_name_its_format():
-    with pytest.raises(PromptFormatError, match=r"'meta-llama/Llama-3'.*prompt_format= .*'instruct'"):
+    with pytest.raises(
+        PromptFormatError,
+        match=r"'meta-llama/Llama-3'.*prompt_format=, .* --prompt-format, .* ALIGNER_PROMPT: .*'instruct'",
+    ):
         prompt_format_for_model("meta-llama/Llama-3")
 
 

@@ -113,7 +113,7 @@ def test_arguments_come_before_the_environment(hostile: Hostile, monkeypatch: py
 def test_a_model_at_a_tgi_server_makes_no_sense(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ALIGNER_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("ALIGNER_MODEL", "mine")
-    with pytest.raises(ConfigurationError, match=r"does not end in /v1\. For TGI leave ALIGNER_MODEL out"):
+    with pytest.raises(ConfigurationError, match=r"does not end in /v1\. For TGI leave the model out: ALIGNER_MODEL"):
         Aligner()
 
 

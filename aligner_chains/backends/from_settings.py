@@ -26,7 +26,7 @@ def backend_from(settings: Settings, max_concurrency: int) -> Backend:
             return LocalBackend.from_pretrained(settings.model)
         _warn_of_the_embedded_one()
         return LocalBackend.embedded()
-    if settings.url.rstrip("/").endswith("/v1"):
+    if is_openai_address(settings.url):
         from aligner_chains.backends.openai import OpenAIBackend
 
         return OpenAIBackend(
@@ -34,12 +34,18 @@ def backend_from(settings: Settings, max_concurrency: int) -> Backend:
         )
     if settings.model is not None:
         raise ConfigurationError(
-            f"ALIGNER_MODEL={settings.model!r} names a model of an OpenAI-compatible server, but "
-            f"ALIGNER_URL={without_password(settings.url)!r} does not end in /v1. For TGI leave ALIGNER_MODEL out."
+            f"The model {settings.model!r} is named for an OpenAI-compatible server, but the address "
+            f"{without_password(settings.url)!r} does not end in /v1. For TGI leave the model out: ALIGNER_MODEL, on "
+            "the command line --model."
         )
     from aligner_chains.backends.tgi import TgiBackend
 
     return TgiBackend(settings.url, api_key=settings.api_key, max_concurrency=max_concurrency)
+
+
+def is_openai_address(url: str | None) -> bool:
+    """Whether this is an OpenAI-compatible server's address, rather than TGI's root or none."""
+    return url is not None and url.rstrip("/").endswith("/v1")
 
 
 @cache  # once is enough
