@@ -105,7 +105,8 @@ def correct(
 
     Without arguments it reads one JSON object a line from standard input, {"query": ..., "draft": ...}, also with
     "feedback", and prints one result a line, in the same order. A pair that fails is a line with its error and,
-    unless --on-failure says otherwise, without a text; the exit status is then 1.
+    unless --on-failure says otherwise, without a text; the exit status is then 1. Other fields of a line are in its
+    result too; those that have the name of one of the result's, such as "model" and "text", are there in "input".
 
     What no option says is taken from the environment: ALIGNER_URL, ALIGNER_MODEL, ALIGNER_API_KEY, ALIGNER_PROMPT (for
     --prompt-format), ALIGNER_FEEDBACK, ALIGNER_ON_FAILURE, ALIGNER_TIMEOUT, ALIGNER_MAX_CONCURRENCY, and without an
@@ -114,7 +115,9 @@ def correct(
     """
     if (query is None) != (draft is None):
         raise typer.BadParameter("give both a question and a draft, or neither and pairs on standard input.")
-    if query is None and sys.stdin.isatty():
+    if query is None and as_diff:
+        raise typer.BadParameter("--diff shows one correction: give a question and a draft.")
+    if query is None and (sys.stdin is None or sys.stdin.isatty()):
         raise typer.BadParameter(
             'give a question and a draft, or pairs on standard input: {"query": ..., "draft": ...}.'
         )
@@ -339,6 +342,7 @@ def synthesize(
 
 
 _LINES_AT_A_TIME = 16
+_UNKNOWN_WITHOUT_A_CORRECTION = ("text", "changed", "edit_ratio", "latency")
 
 
 def _settings(url: str | None, model: str | None, **options: Any) -> Settings:
@@ -394,10 +398,11 @@ async def _correct_lines(aligner: Aligner, limit: int) -> bool:
             if not {"query", "draft"} <= record.keys():
                 raise InvalidInputError(f'A line must have "query" and "draft", but is {_shown(line)}.')
             correction = await aligner.acorrect(record["query"], record["draft"], feedback=record.get("feedback"))
-            return record | correction.to_dict()
+            return _result(record, correction.to_dict())
         except AlignerError as error:
-            shown = {"type": type(error).__name__, "message": str(error)}
-            return record | {"text": None, "outcome": "failed", "error": shown}
+            draft, query = record.get("draft"), record.get("query")
+            correction = Correction(text=draft, draft=draft, query=query, outcome="failed", error=error)
+            return _result(record, correction.to_dict() | dict.fromkeys(_UNKNOWN_WITHOUT_A_CORRECTION))
 
     all_well = True
     async for result in map_ordered(correct_line, _stdin_lines(), limit=limit):
@@ -406,10 +411,17 @@ async def _correct_lines(aligner: Aligner, limit: int) -> bool:
     return all_well
 
 
+def _result(record: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """What is told of a line's correction, with all that the line holds besides."""
+    own = {name: value for name, value in record.items() if name not in ("query", "draft")}
+    hidden = {name: own.pop(name) for name in (*told, "input") if name in own}
+    return own | told | ({"input": hidden} if hidden else {})
+
+
 async def _stdin_lines() -> AsyncIterator[str]:
     if isinstance(sys.stdin, io.TextIOWrapper):
         # A byte that is not UTF-8 is a mistake of its line, not the end of all lines.
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
     while line := await to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
         if line.strip():
             yield line

@@ -19,7 +19,7 @@ from aligner_chains import REFUSAL, Settings
 from aligner_chains._version import __version__
 from aligner_chains.cli import app, main
 from aligner_chains.data import read_triples
-from aligner_chains.errors import TruncatedCorrectionError
+from aligner_chains.errors import ConfigurationError, TruncatedCorrectionError
 from aligner_chains.model_config import EMBEDDED_PATH
 from aligner_chains.training.config import TrainingConfig
 from aligner_chains.training.trainer import TrainingResult
@@ -147,6 +147,30 @@ def test_pairs_on_standard_input_give_one_line_each_in_order():
     assert result.exit_code == 1
 
 
+def test_a_line_keeps_its_own_fields_beside_those_of_its_result(hostile: Start):
+    own = {"id": 7, "feedback": "kind", "model": "gpt-4", "text": "mine", "input": {"lang": "en"}}
+    lines = [{"query": QUERY, "draft": POLITE}, {"query": QUERY, "draft": POLITE, **own}, {"draft": POLITE, **own}]
+    result = run("correct", "--url", hostile().url, stdin="\n".join(map(json.dumps, lines)))
+    bare, good, bad = map(json.loads, result.stdout.splitlines())
+    assert good.keys() == bad.keys() == bare.keys() | {"id", "feedback", "input"}
+    hidden = {"model": "gpt-4", "text": "mine", "input": {"lang": "en"}}
+    assert [(told["id"], told["feedback"], told["input"]) for told in (good, bad)] == [(7, "kind", hidden)] * 2
+    assert (good["text"], good["model"]) == (POLITE, bare["model"])
+    assert (bad["text"], bad["model"], bad["latency"], bad["query"], bad["draft"]) == (None, None, None, None, POLITE)
+
+
+def test_a_byte_order_mark_costs_no_pair():
+    line = json.dumps({"query": QUERY, "draft": RUDE}).encode()
+    result = CliRunner().invoke(app, ["correct"], input=b"\xef\xbb\xbf" + line)
+    assert json.loads(result.stdout)["text"] == POLITE
+
+
+def test_a_file_of_pairs_has_no_diff():
+    result = run("correct", "--diff", stdin=json.dumps({"query": QUERY, "draft": RUDE}))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--diff shows one correction" in result.stderr
+
+
 @pytest.mark.parametrize(
     "spoilt",
     [
@@ -178,6 +202,19 @@ def test_a_question_without_a_draft_is_a_mistake():
     result = run("correct", QUERY)
     assert result.exit_code == 2
     assert "both a question and a draft" in result.stderr
+
+
+def test_nothing_to_correct_is_a_mistake_where_standard_input_is_closed():
+    command = 'exec "$0" -c "from aligner_chains.cli import main; main()" correct <&-'
+    closed = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, check=False)
+    assert closed.returncode == 2
+    assert "give a question and a draft" in closed.stderr
+
+
+def test_a_port_that_there_cannot_be_is_a_sentence():
+    result = run("serve", "--port", "70000")
+    assert isinstance(result.exception, ConfigurationError)
+    assert "Cannot listen on '127.0.0.1', port 70000" in str(result.exception)
 
 
 def test_errors_are_a_sentence_and_not_a_trace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -86,9 +86,10 @@ async def running(app: web.Application, *, host: str, port: int, grace: float) -
     try:
         try:
             await web.TCPSite(runner, host, port).start()
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # a port above 65535 is the latter
+            reason = getattr(error, "strerror", None) or error
             raise ConfigurationError(
-                f"Cannot listen on {host!r}, port {port}: {error.strerror or error}. Choose another port or host."
+                f"Cannot listen on {host!r}, port {port}: {reason}. Choose another port or host."
             ) from error
         name = f"[{host}]" if ":" in host else host
         yield f"http://{name}:{runner.addresses[0][1]}"
