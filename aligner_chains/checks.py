@@ -31,15 +31,20 @@ def check_characters(name: str, text: str) -> None:
 
 
 def without_password(url: str) -> str:
-    """The address without the user and password that may be in it, `http://user:password@host`."""
-    return re.sub(r"(?<=://)[^/?#]*@", "", url)
+    """The address without the user and password that may be in it, `http://user:password@host`.
+
+    A password with a slash in it is what makes some addresses wrong: everything before the last @ may be of it.
+    """
+    return re.sub(r"^([a-z][a-z0-9+.-]*://)?.*@", r"\1", url, flags=re.I | re.S)
 
 
 def is_http_address(url: str) -> bool:
-    """Whether this is `http://` or `https://`, a host, and a port that there can be, if any."""
+    """Whether this is `http://` or `https://`, a host, a port that there can be, if any, and no @ after them."""
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "").encode("idna")  # as sockets do, which fail where this does
-        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
+        # An @ further on ends a password that holds a / ? or #, and what is before those is not the host.
+        is_whole = "@" not in parts.path + parts.query + parts.fragment
+        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0 and is_whole
     except ValueError:
         return False

@@ -201,6 +201,28 @@ def test_a_password_in_the_address_is_sent_and_not_shown(hostile: Hostile):
     assert "pass" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:se/cret@gpu:8080",
+        "http://user:se?cret@gpu:8080",
+        "http://user:se#cret@gpu:8080",
+        "http://user:80/secret@gpu:8080",
+        "http://user:s@e/cret@gpu:8080",
+        "ftp://user:secret@gpu:8080",
+        "user:secret@gpu:8080",
+        "user:secret://secret@gpu:8080",
+        "//user:secret@gpu:8080",
+        "http:/user:secret@gpu:8080",
+    ],
+)
+def test_a_password_that_makes_an_address_wrong_is_not_shown(url: str):
+    with pytest.raises(ConfigurationError, match=r"'(http://|ftp://)?gpu:8080' is not a .* write / as %2F") as caught:
+        Aligner.from_tgi(url)
+    shown = f"{caught.value} {Settings(url=url)!r}"
+    assert not re.search("user|se.cret|secret|cret", shown), shown
+
+
 def test_a_key_that_no_header_can_carry_is_refused_and_not_shown():
     with pytest.raises(ConfigurationError, match="api_key holds a line break") as caught:
         Aligner.from_tgi("http://127.0.0.1:1", api_key="sk-secret\n")

@@ -76,7 +76,10 @@ class HttpClient:
     def __init__(self, url: str, *, api_key: str | None, max_concurrency: int) -> None:
         shown = without_password(url) if isinstance(url, str) else url
         if not isinstance(url, str) or not is_http_address(url):
-            raise ConfigurationError(f"{shown!r} is not a server's address. Give one like 'http://localhost:8080'.")
+            advice = " Before its @ write / as %2F, ? as %3F, # as %23." if shown != url else ""
+            raise ConfigurationError(
+                f"{shown!r} is not a server's address. Give one like 'http://localhost:8080'.{advice}"
+            )
         if api_key and not api_key.isprintable():
             raise ConfigurationError("The api_key holds a line break or another character that no header can carry.")
         parts = urlsplit(url)

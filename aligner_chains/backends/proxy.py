@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import SplitResult
 from urllib.request import getproxies_environment
 
-from aligner_chains.checks import is_http_address
+from aligner_chains.checks import is_http_address, without_password
 from aligner_chains.errors import ConfigurationError
 
 
@@ -34,12 +34,9 @@ def proxy_for(server: SplitResult) -> str | None:
     if "://" not in proxy:
         proxy = f"http://{proxy}"
     if not is_http_address(proxy):
-        scheme, _, rest = proxy.partition("://")
-        # A password with a slash is what makes some addresses wrong: everything before the last @ may be of it.
-        shown = f"{scheme}://{rest.rpartition('@')[2]}"
         raise ConfigurationError(
-            f"The environment names the proxy {shown!r} for {host!r}, which is not an HTTP proxy's address. "
-            f"Set {server.scheme.upper()}_PROXY to one like 'http://proxy:3128', or name {host!r} in NO_PROXY."
+            f"The environment names the proxy {without_password(proxy)!r} for {host!r}, which is not an HTTP proxy's "
+            f"address. Set {server.scheme.upper()}_PROXY to one like 'http://proxy:3128', or name {host!r} in NO_PROXY."
         )
     return proxy
 
