@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from cases import QUERY, RUDE, Connect, Hostile, assert_labelled, over_tgi
+from cases import QUERY, RUDE, Connect, Hostile, assert_labelled, over_openai, over_tgi
 from hostile import Behaviour, hang, hang_up, noise, page, refuse, reply, speak
 from shapes import MODEL
 
@@ -272,6 +272,12 @@ def test_neither_key_nor_whole_draft_is_in_what_a_user_reads(
         shown = f"{aligner!r} {correction.error} {correction.error!r} {caplog.text}"
         assert "sk-secret" not in shown
         assert draft[:300] not in shown
+
+
+def test_an_error_in_an_answer_that_claims_success_is_what_it_says(hostile: Hostile):
+    server = hostile(reply(200, {"error": {"message": "You have run out of credits"}}))
+    with pytest.raises(GenerationError, match=r"sent an error: .*You have run out of credits"):
+        over_openai(server).correct(QUERY, RUDE)
 
 
 def test_the_key_is_sent_with_every_request(hostile: Hostile, connect: Connect):

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from cases import GOOD, QUERY, RUDE, Hostile
-from hostile import HostileServer
+from hostile import HostileServer, page
 
 from aligner_chains import Aligner
 from aligner_chains.backends.proxy import proxy_for
@@ -101,6 +101,14 @@ def test_a_proxy_that_refuses_the_way_is_named_without_its_password(hostile: Hos
         Aligner.from_tgi("https://aligner.example").correct(QUERY, RUDE)
     assert "secret" not in str(caught.value)
     assert {(request.method, request.path) for request in server.requests} == {("CONNECT", "aligner.example:443")}
+
+
+def test_a_proxy_that_wants_a_password_is_named(hostile: Hostile, monkeypatch: pytest.MonkeyPatch):
+    server = hostile(info=page(407))
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    refused = rf"by the proxy '{server.url}' \(407 Proxy Authentication Required\)\. Look at HTTP_PROXY"
+    with pytest.raises(BackendConnectionError, match=refused):
+        Aligner.from_tgi(AWAY).correct(QUERY, RUDE)
 
 
 def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):

@@ -170,6 +170,8 @@ class HttpClient:
             async with client.request(
                 method, self.url + path, data=data, headers=headers, allow_redirects=False, proxy=self._proxy
             ) as response:
+                if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._proxy is not None:
+                    raise self._unreachable(where, f"{response.status} {response.reason}")
                 if response.status != HTTPStatus.OK:
                     raise await self._error(response, where)
                 yield response

@@ -108,6 +108,8 @@ class OpenAIBackend:
         where = f"{self._http.url}{path}"
         answer, _ = await self._http.post(path, body)
         with parsing(where):
+            if answer.get("error"):  # some gateways answer 200 with it
+                raise _error(answer["error"], where)
             choice = answer["choices"][0]
             return Generation(
                 text=_text(choice, "message"),
@@ -129,7 +131,7 @@ class OpenAIBackend:
             async with aclosing(self._http.post_stream(path, body)) as stream:
                 async for event in stream:
                     if event.get("error"):
-                        raise _stream_error(event["error"], where)
+                        raise _error(event["error"], where)
                     model, usage = event.get("model") or model, _usage(event) or usage
                     if not event["choices"]:  # the last event may hold the usage alone
                         continue
@@ -181,7 +183,7 @@ def _logprobs(choice: dict[str, Any]) -> list[float]:
     return [logprob(value) for value in logprobs.get("token_logprobs") or ()]
 
 
-def _stream_error(error: Any, where: str) -> BackendError:
+def _error(error: Any, where: str) -> BackendError:
     fields = error if isinstance(error, dict) else {"message": error}
     status = next((fields[name] for name in ("http_status_code", "code") if isinstance(fields.get(name), int)), 500)
-    return error_for_status(status, f"{where} sent an error in its stream: {message_in(str(fields.get('message')))}.")
+    return error_for_status(status, f"{where} sent an error: {message_in(str(fields.get('message')))}.")
