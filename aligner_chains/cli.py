@@ -400,9 +400,9 @@ async def _correct_lines(aligner: Aligner, limit: int) -> bool:
             correction = await aligner.acorrect(record["query"], record["draft"], feedback=record.get("feedback"))
             return _result(record, correction.to_dict())
         except AlignerError as error:
-            draft, query = record.get("draft"), record.get("query")
-            correction = Correction(text=draft, draft=draft, query=query, outcome="failed", error=error)
-            return _result(record, correction.to_dict() | dict.fromkeys(_UNKNOWN_WITHOUT_A_CORRECTION))
+            told = Correction(text="", draft="", query="", outcome="failed", error=error).to_dict()
+            given = {name: record.get(name) for name in ("query", "draft")}
+            return _result(record, told | dict.fromkeys(_UNKNOWN_WITHOUT_A_CORRECTION) | given)
 
     all_well = True
     async for result in map_ordered(correct_line, _stdin_lines(), limit=limit):
