@@ -1,7 +1,8 @@
 """The synchronous face of asynchronous code: one event loop in a background thread for the whole process.
 
 It works where `asyncio.run` does not: inside a running loop (notebooks), from any number of threads, in a forked
-child, and in functions that run at the interpreter's exit.
+child, and in functions that run at the interpreter's exit if they were registered after this module was imported; there
+a server that goes by a name can be out of reach (`BackendConnectionError`), as no thread looks names up any more.
 """
 
 from __future__ import annotations

@@ -199,6 +199,29 @@ atexit.register(lambda: print(aligner.correct(QUERY, RUDE)))
     assert run(hostile(), script) == f"{GOOD}\n"
 
 
+def test_a_name_that_cannot_be_looked_up_at_exit_is_a_server_out_of_reach():
+    script = """
+aligner = Aligner.from_tgi("http://localhost:9", prompt_format="aligner-7b", on_failure="draft")
+atexit.register(lambda: print(type(aligner.correct(QUERY, RUDE).error).__name__))
+"""
+    printed, _ = start(None, script).communicate(timeout=120)  # the log's warnings are no matter
+    assert printed == "BackendConnectionError\n"
+
+
+def test_a_local_model_writes_at_exit_although_its_thread_has_ended_and_reads_long_texts():
+    script = """
+def last():
+    print(aligner.correct(QUERY, RUDE))
+    print(type(aligner.correct("x " * 5100, RUDE, on_failure="draft").error).__name__)
+
+atexit.register(last)  # before the thread is started, so it runs after the thread's end
+aligner = Aligner.embedded(guard=Guard())
+print(aligner.correct(QUERY, RUDE))
+"""
+    printed, _ = start(None, script).communicate(timeout=120)  # the log's warnings are no matter
+    assert printed == f"{GOOD}\n{GOOD}\nContextLengthError\n"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forking is for POSIX")
 def test_a_forked_child_can_correct_and_so_can_its_parent(hostile: Hostile):
     script = """

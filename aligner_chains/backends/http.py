@@ -188,7 +188,8 @@ class HttpClient:
             raise self._unreachable(where, f"{error.status} {error.message}") from error
         except aiohttp.ClientResponseError as error:
             raise ProtocolError(f"{where}: what answers there does not speak HTTP: {error.message}.") from error
-        except (aiohttp.ClientConnectionError, OSError) as error:
+        except (aiohttp.ClientConnectionError, OSError, RuntimeError) as error:
+            # A RuntimeError at the interpreter's exit: no thread looks names up any more.
             raise self._unreachable(where, str(error) or type(error).__name__) from error
 
     def _unreachable(self, where: str, reason: str) -> BackendConnectionError:

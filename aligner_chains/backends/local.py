@@ -164,10 +164,7 @@ class LocalBackend:
             else:
                 hand_over(reason)
 
-        try:
-            self._worker.submit(generate)
-        except RuntimeError as error:
-            raise GenerationError(f"{self.name!r} cannot start any more: {error}.") from error
+        self._worker.submit(generate)
         try:
             while True:
                 item = await arriving.get()
@@ -194,4 +191,7 @@ class LocalBackend:
             )
 
         length = len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)
-        return encode() if length < _LONG else await asyncio.to_thread(encode)
+        if length >= _LONG:
+            with suppress(RuntimeError):  # no thread takes work any more: the interpreter is about to exit
+                return await asyncio.to_thread(encode)
+        return encode()

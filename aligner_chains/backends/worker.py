@@ -22,31 +22,36 @@ class Worker:
         name: The thread's name.
 
     Attributes:
-        ended: Set when the worker was ended, which it also is when it is dropped and at the interpreter's exit. A job
-            that takes long should look at it now and then.
+        ended: Set when the worker was ended, and while its thread is, which happens when it is dropped and at the
+            interpreter's exit. A job that takes long should look at it now and then.
     """
 
     def __init__(self, name: str) -> None:
         self.ended = threading.Event()
         self._name = name
-        self._jobs_by_process: dict[int, _Jobs] = {}
+        self._by_process: dict[int, tuple[_Jobs, threading.Thread]] = {}
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Has something done, which must not raise.
+        """Has something done, which must not raise; here and now once the interpreter's exit has taken the thread."""
+        jobs, thread = self._by_process.get(os.getpid()) or self._start()
+        if thread.is_alive():
+            jobs.put(job)
+        else:
+            job()
 
-        Raises:
-            RuntimeError: The thread would have to be started, and the interpreter is about to exit.
-        """
-        process = os.getpid()
-        if process not in self._jobs_by_process:
-            jobs: _Jobs = SimpleQueue()
-            thread = threading.Thread(target=_work, args=(jobs,), name=self._name, daemon=True)
+    def _start(self) -> tuple[_Jobs, threading.Thread]:
+        jobs: _Jobs = SimpleQueue()
+        thread = threading.Thread(target=_work, args=(jobs,), name=self._name, daemon=True)
+        try:
             thread.start()
-            # At exit it must not be cut off in the middle of a job, in code that holds no lock of Python's.
-            weakref.finalize(self, _end, self.ended, jobs, thread)
-            if self._jobs_by_process.setdefault(process, jobs) is not jobs:
-                jobs.put(None)
-        self._jobs_by_process[process].put(job)
+        except RuntimeError:  # the interpreter is about to exit
+            return jobs, thread
+        # At exit it must not be cut off in the middle of a job, in code that holds no lock of Python's.
+        weakref.finalize(self, _end, self.ended, jobs, thread)
+        started = self._by_process.setdefault(os.getpid(), (jobs, thread))
+        if started[0] is not jobs:
+            jobs.put(None)
+        return started
 
 
 def _work(jobs: _Jobs) -> None:
@@ -56,7 +61,10 @@ def _work(jobs: _Jobs) -> None:
 
 
 def _end(ended: threading.Event, jobs: _Jobs, thread: threading.Thread) -> None:
+    was_ended = ended.is_set()
     ended.set()
     jobs.put(None)
     if thread is not threading.current_thread():
         thread.join()
+        if not was_ended:
+            ended.clear()  # a function that runs at exit after this one may have more to do
