@@ -212,7 +212,9 @@ def train(
     torch_compile: Annotated[
         bool, typer.Option("--torch-compile", help="Compile the model first: a quarter faster, with a C++ compiler.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in OUT, if there is one.")
+    ] = False,
 ) -> None:
     """Trains an Aligner: identity warm-up first, then correction.
 
@@ -222,7 +224,7 @@ def train(
 
         aligner-chains train my-aligner --base Qwen3-0.6B --data triples.jsonl.gz
 
-    It can be stopped at any time and goes on with --resume.
+    Every 200 steps it writes a checkpoint. Stopped after one, it goes on from there with --resume.
     """
     try:
         from aligner_chains.training.config import TrainingConfig

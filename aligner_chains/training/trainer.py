@@ -113,6 +113,8 @@ def _prepare(config: TrainingConfig) -> None:
             )
         check_settings(checkpoint, _settings(config))
         return
+    if config.resume:
+        print(f"There is no checkpoint in {str(config.out)!r}, so the run begins anew.")
     seed = _seed(config, _SEEDS_PER_RUN - 1)
     next(endless(config.triples, seed))  # fails where there is nothing to train on
     config.out.mkdir(parents=True, exist_ok=True)
@@ -369,6 +371,9 @@ def _seed(config: TrainingConfig, process: int) -> int:
 def _settings(config: TrainingConfig) -> dict[str, Any]:
     """What has to stay for a run to go on as it began; `tokens` may change, to end it sooner or later."""
     return {
+        "data": str(config.data),
+        "stream": getattr(config.stream, "__qualname__", type(config.stream).__qualname__),
+        "real": str(config.real),
         "base": str(config.base),
         "start": str(config.start),
         "shape": asdict(config.shape),

@@ -26,6 +26,7 @@ from aligner_chains.training.config import TrainingConfig
 from aligner_chains.training.copy_circuit import NanoShape
 from aligner_chains.training.edit_tagger import EditTagger
 from aligner_chains.training.export import average_models, export_checkpoint, load_model
+from aligner_chains.training.streams import JsonlStream
 from aligner_chains.training.trainer import train
 
 #: It takes a minute or two, and a compiler that not every machine has.
@@ -252,6 +253,22 @@ def test_a_run_has_one_beginning(tmp_path: Path) -> None:
 def test_another_run_s_folder_is_not_overwritten(trained: Path, data: Path) -> None:
     with pytest.raises(ConfigurationError, match="holds a checkpoint at step"):
         train(small_run(trained, data))
+
+
+def test_a_run_is_not_resumed_with_other_data(trained: Path, data: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"data was '.*triples\.jsonl' and is 'other\.jsonl'"):
+        train(small_run(trained, Path("other.jsonl"), resume=True))
+    with pytest.raises(
+        ConfigurationError, match=r"data was '.*' and is 'None'; stream was 'NoneType' and is 'JsonlStream'"
+    ):
+        train(TrainingConfig(trained, stream=JsonlStream(data), shape=SMALL, batch_tokens=400, resume=True))
+
+
+def test_a_run_without_a_checkpoint_says_that_it_begins_anew(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(small_run(tmp_path, data, tokens=1, resume=True))
+    assert f"no checkpoint in {str(tmp_path)!r}, so the run begins anew" in capsys.readouterr().out
 
 
 def test_a_run_is_not_resumed_with_other_settings(trained: Path, data: Path) -> None:
