@@ -252,6 +252,7 @@ class Aligner:
 
         Raises:
             InvalidTypeError: Query or draft is not a string.
+            ConfigurationError, InvalidInputError: Whatever `on_failure` says, an option or the feedback is none.
             AlignerError: With `on_failure="raise"`, whatever kept a whole, valid correction from arriving.
         """
         job = Job.begin(
@@ -291,6 +292,7 @@ class Aligner:
 
         Raises:
             InvalidTypeError: Query or draft is not a string.
+            ConfigurationError, InvalidInputError: Whatever `on_failure` says, an option or the feedback is none.
             StreamInterruptedError: It failed after a part was yielded; the part is in its `sent`.
             AlignerError: With `on_failure="raise"`, whatever kept the first chunk from arriving.
         """

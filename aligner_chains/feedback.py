@@ -27,8 +27,8 @@ class Feedback:
         instruction: A sentence that says how, for the prompt formats that have room for one.
 
     Raises:
-        InvalidInputError: The objective is blank, longer than 200 characters or more than one line, or a text holds NUL
-            or a lone surrogate.
+        InvalidInputError: The objective has no word, is longer than 200 characters or more than one line, or a text
+            holds NUL or a lone surrogate.
         InvalidTypeError: The objective or the instruction is not a string.
     """
 
@@ -49,14 +49,14 @@ class Feedback:
             check_type(f"feedback's {name}", value)
             check_characters(f"feedback's {name}", value)
         objective = self.objective.strip().removeprefix("more ").strip()
-        if not objective:
-            raise InvalidInputError('Feedback needs an objective, such as "empathetic"; this one is blank.')
+        object.__setattr__(self, "objective", objective)
+        if not self.objectives:
+            raise InvalidInputError(f'Feedback needs an objective, such as "empathetic"; {objective!r} has no word.')
         if len(objective) > _MAX_OBJECTIVE_LENGTH or len(objective.splitlines()) > 1:
             raise InvalidInputError(
                 f"An objective is a few words on one line (at most {_MAX_OBJECTIVE_LENGTH} characters), but this one "
                 f"starts with {objective[:40]!r}. Put longer wishes into Feedback(..., instruction=...)."
             )
-        object.__setattr__(self, "objective", objective)
 
     def __or__(self, other: Feedback) -> Feedback:
         """Feedback that asks for both, each objective once, in order."""

@@ -301,3 +301,16 @@ def test_a_policy_for_an_error_from_elsewhere():
     assert aligner.fallback(QUERY, RUDE, error, on_failure="refuse").text == REFUSAL
     with pytest.raises(EmptyCorrectionError):
         aligner.fallback(QUERY, RUDE, error, on_failure="raise")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"timeout": 0}, ConfigurationError),
+        ({"max_new_tokens": 0}, ConfigurationError),
+        ({"feedback": ","}, InvalidInputError),
+    ],
+)
+def test_an_option_that_is_none_raises_under_every_policy(options: dict[str, Any], error: type[AlignerError]):
+    with pytest.raises(error):
+        Aligner.from_tgi("http://127.0.0.1:9", on_failure="draft").correct(QUERY, RUDE, **options)

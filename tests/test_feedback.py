@@ -47,8 +47,8 @@ def test_combining_single_objectives_keeps_each(words: list[str]):
     assert Feedback(combined.objective) == combined
 
 
-@pytest.mark.parametrize("objective", ["", "  "])
-def test_a_blank_objective_is_refused(objective: str):
+@pytest.mark.parametrize("objective", ["", "  ", ",", " , , "])
+def test_an_objective_without_a_word_is_refused(objective: str):
     with pytest.raises(InvalidInputError, match='such as "empathetic"'):
         Feedback(objective)
 
