@@ -33,9 +33,9 @@ from aligner_chains.training.trainer import train
 COMPILES = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler"),
-    pytest.mark.filterwarnings(
-        "ignore:`torch.jit:DeprecationWarning"
-    ),  # torch's compiler imports what torch deprecates
+    # torch's compiler imports what torch deprecates, and looks for gradients where there are none.
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
 ]
 SMALL = NanoShape(width=64, layers=2, heads=2, feed_forward=64, context=256)
 TRIPLES = [
