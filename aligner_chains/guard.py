@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from aligner_chains.errors import ConfigurationError
 
@@ -29,11 +31,15 @@ class Guard:
         reject_repetition: Distrust four words in a row that the correction says more often than the draft does and says
             at least twice: a model that loops. `correct` then reads a stream as well, to end it there; an
             OpenAI-compatible server that tells no usage in a stream then tells none at all.
+        reject_skips: Distrust a correction that leaves out, from within sentences, what stands between two occurrences
+            of the same words: a model that lost its place and went on behind the wrong one. It suits Aligners that
+            copy; one that rewrites may leave out the like on purpose.
     """
 
     min_confidence: float | None = None
     min_sequence_confidence: float | None = None
     reject_repetition: bool = False
+    reject_skips: bool = False
 
     def __post_init__(self) -> None:
         for name in ("min_confidence", "min_sequence_confidence"):
@@ -49,7 +55,7 @@ class Guard:
     @property
     def is_on(self) -> bool:
         """Whether any rule is on, so that a correction must be whole before it can be shown."""
-        return self.needs_logprobs or self.reject_repetition
+        return self.needs_logprobs or self.reject_repetition or self.reject_skips
 
     def doubt(self, text: str, *, draft: str, logprobs: Sequence[float] | None) -> str | None:
         """Why this correction is not to be trusted; `None` if it is.
@@ -78,6 +84,8 @@ class Guard:
                 return f"not confident: probability {whole:.2f} of the whole is below {self.min_sequence_confidence:g}"
         if self.reject_repetition and (repeated := repetition(text, draft=draft)):
             return f"repeats itself: {repeated!r}"
+        if self.reject_skips and (skipped := skip(text, draft=draft)):
+            return f"lost its place: {skipped!r}"
         return None
 
 
@@ -89,6 +97,26 @@ def confidence(logprobs: Sequence[float]) -> float:
 def repetition(text: str, *, draft: str) -> str | None:
     """The first four words in a row that a text says once more than the draft, and at least twice; `None` if none."""
     return RepetitionWatch(draft).read(f"{text} ")
+
+
+def skip(text: str, *, draft: str) -> str | None:
+    """The words at which a text went on behind a later occurrence of them in the draft; `None` if it did nowhere.
+
+    Whole sentences are left out on purpose: a draft may say "Stir it." twice, and what stands between may be rude.
+    """
+    old, new = draft.split(), text.split()
+    for operation, start, end, _, _ in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if operation != "delete" or start == 0:
+            continue
+        before = _shared(zip(old[:start][::-1], old[start:end][::-1], strict=False))
+        behind = _shared(zip(old[start:end], old[end:], strict=False))
+        # Which of the equal words are the ones left out is the diff's choice, so the cut may be at any of them.
+        cuts = range(max(-before, 1 - start), behind + 1)
+        if end - start > before + behind > 0 and not any(
+            _ends_sentence(old[start + cut - 1]) and _ends_sentence(old[end + cut - 1]) for cut in cuts
+        ):
+            return " ".join(old[end - before : end + behind])
+    return None
 
 
 class RepetitionWatch:
@@ -120,3 +148,11 @@ class RepetitionWatch:
 
 def _ngrams(words: list[str]) -> Iterator[tuple[str, ...]]:
     return zip(*(words[start:] for start in range(_NGRAM)), strict=False)
+
+
+def _shared(pairs: Iterable[tuple[str, str]]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _ends_sentence(word: str) -> bool:
+    return word.rstrip("\"')*_").endswith((".", "!", "?"))

@@ -50,6 +50,28 @@ def test_a_loop_is_doubted_unless_the_draft_has_it():
     assert guard.doubt("one two three four five", draft="six", logprobs=None) is None
 
 
+@pytest.mark.parametrize(
+    ("draft", "text", "skipped"),
+    [
+        ("By the formula: A = 1/2 b h. With b = 6: A = 1/2 6 8.", "By the formula: A = 1/2 6 8.", "A = 1/2"),
+        (
+            "It is for finding and naming films, and for finding and selling them.",
+            "It is for finding and selling them.",
+            "for finding and",
+        ),
+        ("Ask a doctor and then ask a lawyer.", "Ask a doctor.", None),
+        ("Stir it. You fool. Stir it. Then bake it.", "Stir it. Then bake it.", None),
+        ('He said "Stop!" You fool. He said "Stop!" Then he left.', 'He said "Stop!" Then he left.', None),
+        ("Bake the the bread.", "Bake the bread.", None),
+        ("Bake it, you fool, for an hour.", "Bake it, for an hour.", None),
+        ("You fool. Bake it.", "Bake it.", None),
+    ],
+)
+def test_a_cut_between_the_same_words_is_doubted_unless_whole_sentences_go(draft: str, text: str, skipped: str | None):
+    doubt = Guard(reject_skips=True).doubt(text, draft=draft, logprobs=None)
+    assert doubt == (skipped and f"lost its place: {skipped!r}")
+
+
 def test_a_copy_of_the_draft_is_never_doubted():
     guard = Guard(min_confidence=1, min_sequence_confidence=1, reject_repetition=True)
     assert guard.doubt("a a a a a a a a", draft="a a a a a a a a", logprobs=None) is None

@@ -94,7 +94,7 @@ def _best(points: Sequence[Point], damage: float) -> Point:
 
 def _candidates() -> list[Guard]:
     return [Guard()] + [
-        Guard(min_confidence=mean, min_sequence_confidence=sequence, reject_repetition=True)
+        Guard(min_confidence=mean, min_sequence_confidence=sequence, reject_repetition=True, reject_skips=True)
         for sequence in _SEQUENCE
         for mean in _MEAN
     ]
