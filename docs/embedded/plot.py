@@ -13,6 +13,8 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).parent
 SMOOTHED = 8  # reports
 
+plt.rcParams["axes.prop_cycle"] = plt.cycler(color=plt.colormaps["tab20"].colors)  # there are more runs than ten
+
 figure, (above, below) = plt.subplots(2, sharex=True, figsize=(8, 4.5), height_ratios=(3, 1), layout="constrained")
 with (HERE / "curve.csv").open(newline="", encoding="utf-8") as file:
     runs = [(name, list(points)) for name, points in groupby(csv.DictReader(file), key=lambda point: point["run"])]
