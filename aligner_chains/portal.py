@@ -1,8 +1,9 @@
 """The synchronous face of asynchronous code: one event loop in a background thread for the whole process.
 
 It works where `asyncio.run` does not: inside a running loop (notebooks), from any number of threads, in a forked
-child, and in functions that run at the interpreter's exit if they were registered after this module was imported; there
-a server that goes by a name can be out of reach (`BackendConnectionError`), as no thread looks names up any more.
+child, and in functions that run at the interpreter's exit if they were registered after this module was imported (in
+Python 3.12, which starts no thread then, if something was corrected before); there a server that goes by a name can be
+out of reach (`BackendConnectionError`), as no thread looks names up any more.
 """
 
 from __future__ import annotations
