@@ -33,11 +33,11 @@ class _Background:
         self._running: tuple[BlockingPortal, AbstractContextManager[BlockingPortal]] | None = None
 
     def portal(self) -> BlockingPortal:
-        # Asynchronous code has no use for it, and pays a good part of the package's import for nothing.
-        from anyio.from_thread import start_blocking_portal
-
         with self._lock:
             if self._running is None:
+                # Asynchronous code has no use for it, and would pay a good part of the package's import for nothing.
+                from anyio.from_thread import start_blocking_portal
+
                 manager = start_blocking_portal(name="aligner-chains")
                 self._running = manager.__enter__(), manager
             return self._running[0]
