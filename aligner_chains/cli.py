@@ -23,7 +23,7 @@ from aligner_chains.backends.from_settings import backend_from, is_openai_addres
 from aligner_chains.concurrency import map_ordered
 from aligner_chains.correction import Correction
 from aligner_chains.display import diff_text, outcome_text
-from aligner_chains.errors import AlignerError, InvalidInputError, MissingDependencyError
+from aligner_chains.errors import AlignerError, ConfigurationError, InvalidInputError, MissingDependencyError
 from aligner_chains.model_config import EMBEDDED_PATH
 from aligner_chains.prompts import PROMPT_FORMATS
 from aligner_chains.settings import OnFailure, Settings
@@ -201,11 +201,15 @@ def train(
     ] = None,
     tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 36_000_000,
     processes: Annotated[int, typer.Option(help="How many processes share the work.")] = 1,
+    batch_tokens: Annotated[int, typer.Option(help="The most tokens of a batch in each process.")] = 3000,
     seed: Annotated[int, typer.Option(help="Seed of weights, data and order.")] = 0,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
     muon_lr: Annotated[
         float, typer.Option(help="Peak learning rate of Muon, for Aligners like the embedded one.")
     ] = 0.004,
+    int4: Annotated[
+        bool, typer.Option("--int4", help="Make a model of four bits a weight, which only this library reads.")
+    ] = False,
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Multiply in bfloat16: twice as fast, if the processor has it.")
     ] = False,
@@ -241,9 +245,11 @@ def train(
             start=start,
             tokens=tokens,
             processes=processes,
+            batch_tokens=batch_tokens,
             seed=seed,
             lr=lr,
             muon_lr=muon_lr,
+            int4=int4,
             bf16=bf16,
             torch_compile=torch_compile,
             resume=resume,
@@ -251,6 +257,46 @@ def train(
     )
     print(f"{result.path} is ready after {result.tokens:,} tokens in {result.steps:,} steps.")
     print(f'aligner-chains correct --model {result.path} "What is the capital of France?" "Paris, you fool." tries it.')
+
+
+@app.command()
+def cut(
+    source: Annotated[str, typer.Argument(help="Folder or hub id of a small Llama model.")],
+    out: Annotated[Path, typer.Argument(help="The folder for what is left of it.")],
+    *,
+    layers: Annotated[str, typer.Option(help="The layers to keep, from 0 on.")] = "0,1,2,3,16,17,18,19",
+    feed_forward: Annotated[int, typer.Option(help="How wide to leave the feed-forward parts.")] = 1024,
+    vocabulary: Annotated[int, typer.Option(help="How many tokens to keep.")] = 12_000,
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL of triples that the tokens are chosen for; left out, composed ones.")
+    ] = None,
+    real: Annotated[
+        Path | None, typer.Option(help="JSONL of triples whose texts are mixed into the composed ones.")
+    ] = None,
+) -> None:
+    """Cuts a model out of a pretrained one, small enough to be trained as an embedded Aligner.
+
+    For example:
+
+        aligner-chains cut HuggingFaceTB/SmolLM2-135M-Instruct small
+
+        aligner-chains train my-nano --start small --muon-lr 0.003 --lr 5e-4 --int4
+    """
+    try:
+        from aligner_chains.training.cut import cut_model
+        from aligner_chains.training.streams import JsonlStream, SyntheticStream
+    except ImportError as error:
+        raise MissingDependencyError(_TRAINING_NEEDS) from error
+
+    parameters = cut_model(
+        source,
+        out,
+        layers=_whole_numbers("--layers", layers),
+        feed_forward=feed_forward,
+        vocabulary=vocabulary,
+        triples=(JsonlStream(data) if data else SyntheticStream(real))(0),
+    )
+    print(f"{out} holds a model of {parameters:,} parameters.")
 
 
 @app.command()
@@ -345,6 +391,13 @@ def synthesize(
 
 _LINES_AT_A_TIME = 16
 _UNKNOWN_WITHOUT_A_CORRECTION = ("text", "changed", "edit_ratio", "latency")
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ConfigurationError(f"{option} takes whole numbers with commas between them, not {text!r}.") from None
 
 
 def _settings(url: str | None, model: str | None, **options: Any) -> Settings:

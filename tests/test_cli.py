@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from aligner_chains import REFUSAL, Settings
 from aligner_chains._version import __version__
 from aligner_chains.cli import app, main
-from aligner_chains.data import read_triples
+from aligner_chains.data import Triple, read_triples, write_triples
 from aligner_chains.errors import ConfigurationError, TruncatedCorrectionError
 from aligner_chains.model_config import EMBEDDED_PATH
 from aligner_chains.training.config import TrainingConfig
@@ -228,7 +228,9 @@ def test_version():
     assert run("--version").stdout == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["correct", "serve", "train", "average", "evaluate-embedded", "data synthesize"])
+@pytest.mark.parametrize(
+    "command", ["correct", "serve", "train", "cut", "average", "evaluate-embedded", "data synthesize"]
+)
 def test_help_teaches_by_example(command: str):
     _, _, examples = run(*command.split(), "--help").stdout.partition("For example:")
     assert f"aligner-chains {command} " in examples
@@ -247,6 +249,32 @@ def test_train_makes_a_model_that_correct_can_use(tmp_path: Path):
     assert (out / "model.safetensors").is_file()
     result = run("correct", "--model", str(out), QUERY, POLITE)
     assert result.exit_code == 0 or isinstance(result.exception, TruncatedCorrectionError)
+
+
+def test_cut_makes_a_model_to_start_from(tmp_path: Path):
+    shape = (
+        "--layers",
+        "0,1",
+        "--feed-forward",
+        "128",
+        "--vocabulary",
+        "900",
+        "--data",
+        str(tmp_path / "triples.jsonl"),
+    )
+    write_triples(tmp_path / "triples.jsonl", [Triple(QUERY, RUDE, POLITE)])
+    result = run("cut", str(EMBEDDED_PATH), str(tmp_path / "small"), *shape)
+    assert result.exit_code == 0, result.output
+    result = run("train", str(tmp_path / "out"), "--start", str(tmp_path / "small"), "--tokens", "3000", "--int4")
+    assert result.exit_code == 0, result.output
+    result = run("correct", "--model", str(tmp_path / "out"), QUERY, POLITE)
+    assert result.exit_code == 0 or isinstance(result.exception, TruncatedCorrectionError)
+
+
+def test_cut_says_what_layers_are():
+    result = run("cut", "somewhere", "elsewhere", "--layers", "0-5")
+    assert isinstance(result.exception, ConfigurationError)
+    assert "--layers takes whole numbers with commas between them, not '0-5'" in str(result.exception)
 
 
 def test_average_makes_a_model_of_several(tmp_path: Path):
@@ -268,12 +296,13 @@ def test_train_hands_every_option_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "--start": "first",
         "--tokens": "70",
         "--processes": "2",
+        "--batch-tokens": "50",
         "--seed": "5",
         "--lr": "0.1",
         "--muon-lr": "0.2",
     }
     words = [word for pair in options.items() for word in pair]
-    result = run("train", str(tmp_path), *words, "--bf16", "--torch-compile", "--resume")
+    result = run("train", str(tmp_path), *words, "--int4", "--bf16", "--torch-compile", "--resume")
     assert result.exit_code == 0, result.output
     assert asked == [
         TrainingConfig(
@@ -282,9 +311,11 @@ def test_train_hands_every_option_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
             start=Path("first"),
             tokens=70,
             processes=2,
+            batch_tokens=50,
             seed=5,
             lr=0.1,
             muon_lr=0.2,
+            int4=True,
             bf16=True,
             torch_compile=True,
             resume=True,

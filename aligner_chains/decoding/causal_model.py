@@ -27,6 +27,8 @@ try:
         StoppingCriteriaList,
     )
     from transformers.utils import logging as hf_logging
+
+    from aligner_chains.decoding.int4 import is_int4, load_int4
 except ImportError as error:
     raise MissingDependencyError(
         "A model in this process needs torch and transformers: pip install 'aligner-chains[local]'."
@@ -129,9 +131,7 @@ class CausalModel:
         try:
             with _quiet():
                 tokenizer = AutoTokenizer.from_pretrained(path)
-                model, report = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, output_loading_info=True)
-                if missing := sorted(report["missing_keys"]):
-                    raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]!r}.")
+                model = load_int4(path, torch_dtype) if is_int4(path) else _load(path, torch_dtype)
                 model.to(device).eval()
         except Exception as error:  # transformers has no closed set of errors for broken files
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -357,6 +357,13 @@ def _quiet() -> Iterator[None]:
     finally:
         if shown:
             hf_logging.enable_progress_bar()
+
+
+def _load(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    model, report = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]!r}.")
+    return model
 
 
 def _best_device() -> str:

@@ -21,7 +21,8 @@ class TrainingConfig:
             1. Without `data` and `stream` the synthetic generator gives them.
         real: JSONL file of triples whose texts the synthetic generator mixes in.
         base: Folder of a causal language model and its tokenizer to train further; all of its weights are trained.
-        start: Folder of an embedded Aligner to go on from; its size and tokenizer stay.
+        start: Folder of an embedded Aligner to go on from, or of a model that was cut to be one (`training.cut`); its
+            size and tokenizer stay.
         shape: Size of the embedded Aligner; not used with `base` and `start`.
         tokens: When to stop: after this many tokens, prompts included, padding not.
         seed: Seed of weights, data and order. The same configuration gives the same model on the same machine.
@@ -30,6 +31,7 @@ class TrainingConfig:
         batch_tokens: The most tokens of a batch in each process, padding included.
         lr: Peak learning rate of AdamW; `None` for 1.5e-3, with `base` 2e-5.
         muon_lr: Peak learning rate of Muon, which trains the matrices of an embedded Aligner.
+        int4: Make a model with its matrices in four bits: in the last third of the run they are rounded at each step.
         bf16: Multiply in bfloat16, with weights and optimisers in float32. About twice as fast on a processor with
             bfloat16 arithmetic (AVX-512 BF16, AMX), slower on others.
         torch_compile: Compile the model with `torch.compile` first, which needs a C++ compiler and takes minutes; steps
@@ -55,6 +57,7 @@ class TrainingConfig:
     batch_tokens: int = 3000
     lr: float | None = None
     muon_lr: float = 0.004
+    int4: bool = False
     bf16: bool = False
     torch_compile: bool = False
     resume: bool = False
@@ -73,11 +76,10 @@ class TrainingConfig:
                 "base and start are given, but a run has one beginning: a causal language model (base), or an embedded "
                 "Aligner (start)."
             )
-        for name in ("tokens", "processes", "batch_tokens", "muon_lr", "log_every", "checkpoint_every"):
-            if getattr(self, name) <= 0:
-                raise ConfigurationError(f"{name} must be above 0, not {getattr(self, name)!r}.")
-        if self.lr is not None and self.lr <= 0:
-            raise ConfigurationError(f"lr must be above 0, not {self.lr!r}.")
+        for name in ("tokens", "processes", "batch_tokens", "lr", "muon_lr", "log_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigurationError(f"{name} must be above 0, not {value!r}.")
 
     @property
     def triples(self) -> TripleStream:

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from aligner_chains.decoding.int4 import INT4_FILE, is_int4, load_int4, save_int4
 from aligner_chains.errors import ConfigurationError
 from aligner_chains.model_config import AlignerConfig, load_config
 from aligner_chains.training.batches import PROMPT_FORMAT
@@ -30,16 +31,23 @@ _TOKENIZER_FILES = (
 )
 
 
-def export_model(model: PreTrainedModel, folder: Path) -> None:
-    """Writes weights in float16 and what goes with them into a folder; the model itself is left as it is.
+def export_model(model: PreTrainedModel, folder: Path, *, int4: bool = False) -> None:
+    """Writes weights and what goes with them into a folder; the model itself is left as it is.
 
     Args:
         model: A causal language model.
         folder: Where to write; its tokenizer is written by whoever trained it.
+        int4: Write matrices in four bits, which only this library reads, instead of float16.
     """
     half = copy.deepcopy(model).to(torch.float16)
     half.config.use_cache = True
-    half.save_pretrained(folder)
+    if int4:
+        half.config.save_pretrained(folder)
+        save_int4(model, folder)
+    else:
+        half.save_pretrained(folder)
+    # What an earlier export has left would be loaded instead.
+    (folder / ("model.safetensors" if int4 else INT4_FILE)).unlink(missing_ok=True)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     # transformers 4 and most servers read these names, transformers 5 writes its own; each ignores the other's.
@@ -67,9 +75,9 @@ def export_checkpoint(run: Path, folder: Path) -> int:
     checkpoint = load_checkpoint(run)
     if checkpoint is None:
         raise ConfigurationError(f"There is no checkpoint in {str(run)!r}.")
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(run))
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(run), dtype=torch.float32)
     model.load_state_dict(checkpoint["model"])
-    export_model(model, folder)
+    export_model(model, folder, int4=checkpoint["settings"]["int4"])
     copy_tokenizer(run, folder)
     return checkpoint["step"]
 
@@ -106,13 +114,15 @@ def average_models(folders: Sequence[Path], folder: Path) -> None:
     copy_tokenizer(first, folder)
 
 
-def load_model(folder: Path) -> PreTrainedModel:
-    """A causal language model from a folder, in float32.
+def load_model(folder: str | Path) -> PreTrainedModel:
+    """A causal language model from a folder or hub id, in float32.
 
     Raises:
         ConfigurationError: There is none.
     """
     try:
+        if is_int4(folder):
+            return load_int4(folder, torch.float32)
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{str(folder)!r} holds no causal language model: {error}") from error

@@ -19,7 +19,7 @@ from aligner_chains.errors import ConfigurationError
 from aligner_chains.prompts import PROMPT_FORMATS
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
-_SPECIAL_TOKENS = (PAD, BOS, EOS, UNK)
+SPECIAL_TOKENS = (PAD, BOS, EOS, UNK)
 
 # The fixed parts of the prompt around objective, query and draft; as single tokens they cost two positions, not forty.
 _HEADER, _, _AFTER_OBJECTIVE = PROMPT_FORMATS["aligner-7b"].template.partition(" {objective}")
@@ -47,7 +47,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int = 4096, context: in
         ConfigurationError: The vocabulary has no room for the 256 bytes, the digits and the fixed tokens.
     """
     alphabet = ByteLevel.alphabet()
-    fixed = len(_SPECIAL_TOKENS) + len(PROMPT_TOKENS) + len(alphabet) + len(set(_digit_groups()))
+    fixed = len(SPECIAL_TOKENS) + len(PROMPT_TOKENS) + len(alphabet) + len(set(_digit_groups()))
     if vocabulary < fixed:
         raise ConfigurationError(f"A vocabulary of {vocabulary!r} is too small: bytes, digits and prompt need {fixed}.")
     core = Tokenizer(BPE())
@@ -59,13 +59,24 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int = 4096, context: in
         _with_digit_groups(texts),
         BpeTrainer(
             vocab_size=vocabulary - len(PROMPT_TOKENS),
-            special_tokens=list(_SPECIAL_TOKENS),
+            special_tokens=list(SPECIAL_TOKENS),
             # Sorted, as the order of a set differs from run to run and would decide the ids.
             initial_alphabet=sorted(alphabet),
             min_frequency=2,
             show_progress=False,
         ),
     )
+    return finish_tokenizer(core, context=context)
+
+
+def finish_tokenizer(core: Tokenizer, *, context: int) -> PreTrainedTokenizerFast:
+    """A tokenizer with the tokens and settings of an embedded Aligner's.
+
+    Args:
+        core: A byte-level BPE tokenizer whose first tokens are `SPECIAL_TOKENS`.
+        context: Length in tokens that the model can read, noted in the tokenizer's settings.
+    """
+    core.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
     core.add_tokens([AddedToken(token, normalized=False) for token in PROMPT_TOKENS])
     core.post_processor = TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, core.token_to_id(BOS))]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,7 +31,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from aligner_chains.decoding.int4 import rounded
 from aligner_chains.errors import ConfigurationError
+from aligner_chains.model_config import load_config
 from aligner_chains.training.batches import (
     BASE_CURRICULUM,
     CONTINUED_CURRICULUM,
@@ -60,6 +63,9 @@ _WARM_UP_STEPS = 100
 _DECAY_SHARE = 0.6  # of the run, at its end
 _LEAST_RATE = 0.03  # of the peak
 _LONGEST_GRADIENT = 1.0
+# Of the peak rate: else the frequent words would leave behind the rare ones that they resemble.
+_TRAINED_EMBEDDINGS = 0.3
+_ROUNDING_FROM = 2 / 3  # of the run, for a model of four bits
 _TAGGING = 0.1  # how much a draft's token counts, told right or wrong, where a correction's token counts 1
 _TOKENIZER_TRIPLES = 30_000
 _SEEDS_PER_RUN = 1000  # a seed for each process; the last is the tokenizer's
@@ -181,7 +187,7 @@ class _Run:
             return
         with Reporter(self.config.out, tokens=self.config.tokens, done=self.tokens, step=self.step) as reporter:
             self._train(reporter)
-            export_model(self.model, self.config.out)
+            export_model(self.model, self.config.out, int4=self.config.int4)
             if self.batches.dropped:
                 reporter.say(f"{self.batches.dropped} examples were longer than the model's context and left out.")
 
@@ -206,9 +212,10 @@ class _Run:
         share = self.tokens / self.config.tokens
         batch = self.batches.next(share)
         self.gradients.clear()
-        with self.precision:
-            loss, right, tagging = self.forward(self.model, self.tagger, batch)
-        (loss + _TAGGING * tagging).backward()
+        with rounded(self.model) if self.config.int4 and share >= _ROUNDING_FROM else nullcontext():
+            with self.precision:
+                loss, right, tagging = self.forward(self.model, self.tagger, batch)
+            (loss + _TAGGING * tagging).backward()
         counts = self.gradients.combine(_Counts(loss.item(), right.item(), len(batch.labels), batch.tokens))
         rate = _rate(self.step, share)
         for optimizer, peak in self.optimizers:
@@ -334,10 +341,15 @@ def _optimizers(
         adamw = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
         return [(adamw, config.peak_lr)]
     matrices = [w for name, w in model.named_parameters() if name.endswith("_proj.weight")]
-    chosen = set(map(id, matrices))
+    embeddings = [model.get_input_embeddings().weight]
+    chosen = set(map(id, (*matrices, *embeddings)))
     rest = [w for w in (*model.parameters(), *tagger.parameters()) if id(w) not in chosen]
-    adamw = torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    return [(Muon(matrices), config.muon_lr), (adamw, config.peak_lr)]
+    slowly, adamw = (torch.optim.AdamW(w, betas=(0.9, 0.98), weight_decay=0.0, fused=True) for w in (embeddings, rest))
+    return [
+        (Muon(matrices), config.muon_lr),
+        (slowly, config.peak_lr * (_TRAINED_EMBEDDINGS if config.start else 1.0)),
+        (adamw, config.peak_lr),
+    ]
 
 
 def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -357,7 +369,8 @@ def _nano_config(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> 
 def _curriculum(config: TrainingConfig) -> Curriculum:
     if config.base:
         return BASE_CURRICULUM
-    return CONTINUED_CURRICULUM if config.start else NANO_CURRICULUM
+    # A model that was only cut has to find out again how to copy.
+    return CONTINUED_CURRICULUM if config.start and load_config(config.start) else NANO_CURRICULUM
 
 
 def _context(model: PreTrainedModel) -> int:
@@ -382,6 +395,7 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
         "batch_tokens": config.batch_tokens,
         "lr": config.peak_lr,
         "muon_lr": config.muon_lr,
+        "int4": config.int4,
         "bf16": config.bf16,
         "torch_compile": config.torch_compile,
     }

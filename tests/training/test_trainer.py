@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from aligner_chains.data import Triple, write_triples
+from aligner_chains.decoding.causal_model import CausalModel
+from aligner_chains.decoding.int4 import is_int4, rounded
 from aligner_chains.errors import ConfigurationError, DataError
 from aligner_chains.guard import Guard
 from aligner_chains.model_config import AlignerConfig, load_config
@@ -101,14 +103,14 @@ def test_what_makes_it_faster_teaches_the_same_weights_nearly(
     trained: Path, tmp_path: Path, data: Path, options: dict[str, Any]
 ) -> None:
     train(small_run(tmp_path, data, **options))
-    exact, rounded = (load_checkpoint(run) for run in (trained, tmp_path))
+    exact, quick = (load_checkpoint(run) for run in (trained, tmp_path))
     assert exact is not None
-    assert rounded is not None
+    assert quick is not None
     for name, weight in exact["model"].items():
-        other = rounded["model"][name]
+        other = quick["model"][name]
         assert other.dtype == torch.float32
         assert torch.nn.functional.cosine_similarity(weight.flatten(), other.flatten(), dim=0) > 0.9
-    assert any(not torch.equal(weight, rounded["model"][name]) for name, weight in exact["model"].items())
+    assert any(not torch.equal(weight, quick["model"][name]) for name, weight in exact["model"].items())
 
 
 def test_a_resumed_run_ends_with_the_same_weights(trained: Path, tmp_path: Path, data: Path, dies_after: Any) -> None:
@@ -188,6 +190,50 @@ def test_the_middle_of_the_model_knows_which_sentences_change(learned: Path) -> 
     assert loss / len(TRIPLES) < 0.9 * math.log(2)  # the loss of not knowing
 
 
+@pytest.fixture(scope="module")
+def four_bits(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    return train(small_run(tmp_path_factory.mktemp("int4"), data, int4=True)).path
+
+
+def test_the_last_third_of_a_run_for_four_bits_is_trained_rounded(four_bits: Path, trained: Path) -> None:
+    losses, plain = ([float(point["loss"]) for point in curve(run)] for run in (four_bits, trained))
+    assert losses[:2] == plain[:2]
+    assert losses[-1] != plain[-1]
+
+
+def test_a_run_for_four_bits_leaves_what_it_trained(four_bits: Path) -> None:
+    checkpoint = load_checkpoint(four_bits)
+    assert checkpoint is not None
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(four_bits), dtype=torch.float32)
+    model.load_state_dict(checkpoint["model"])
+    with rounded(model):
+        read = dict(load_model(four_bits).named_parameters())
+        assert all(torch.equal(read[name], weight) for name, weight in model.named_parameters() if weight.dim() > 1)
+    assert not (four_bits / "model.safetensors").exists()
+    written = CausalModel.load(four_bits, device="cpu").model.lm_head.weight
+    assert torch.equal(written, read["model.embed_tokens.weight"])
+
+
+def test_of_two_exports_the_last_is_there(four_bits: Path, trained: Path, tmp_path: Path) -> None:
+    for run, other in ((four_bits, trained), (trained, four_bits)):
+        export_checkpoint(other, tmp_path)
+        export_checkpoint(run, tmp_path)
+        assert torch.equal(load_model(tmp_path).lm_head.weight, load_model(run).lm_head.weight)
+        assert is_int4(tmp_path) == is_int4(run)
+
+
+def test_the_mean_of_one_model_of_four_bits_is_that_model_for_everybody(four_bits: Path, tmp_path: Path) -> None:
+    average_models([four_bits], tmp_path)
+    mean = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    torch.testing.assert_close(mean.lm_head.weight, load_model(four_bits).lm_head.weight, rtol=1e-3, atol=1e-6)
+
+
+def test_a_model_that_was_only_cut_is_warmed_up(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, cut := tmp_path / "cut", ignore=shutil.ignore_patterns("aligner_config.json"))
+    starts = [trainer._curriculum(TrainingConfig(tmp_path, start=start)) for start in (cut, trained)]
+    assert [start.warm_up > 0 for start in starts] == [True, False]
+
+
 def test_models_are_averaged(learned: Path, trained: Path, tmp_path: Path) -> None:
     average_models([learned, trained], tmp_path)
     one, other, mean = (load_file(folder / "model.safetensors") for folder in (learned, trained, tmp_path))
@@ -241,7 +287,7 @@ def test_an_embedded_aligner_goes_on_where_another_run_ended(learned: Path, tmp_
     before, after = (load_checkpoint(run) for run in (learned, tmp_path))
     assert before is not None
     assert after is not None
-    assert len(before["optimizers"]) == len(after["optimizers"]) == 2
+    assert len(before["optimizers"]) == len(after["optimizers"]) == 3
     assert (tmp_path / "tokenizer.json").read_bytes() == (learned / "tokenizer.json").read_bytes()
 
 
