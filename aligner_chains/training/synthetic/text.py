@@ -30,7 +30,11 @@ _SECOND_PERSON: Final = {
     "our": "your",
     "us": "you",
 }
-_DOUBLED: Final = re.compile(r"[^aeiou]*[aeiou][bdgklmnprtvz]|(?:for|be|ad|trans|sub|per)(?:get|gin|mit)")
+_DOUBLED: Final = re.compile(
+    r"(?:[^aeiou]*|s?qu)[aeiou][bdgklmnprtvz]|gas|(?:ad|be|com|con|de|dis|for|kid|off|per|re|sub|trans|un)"
+    r"(?:bug|clog|fer|fog|get|gin|mit|nap|plug|pot|set|til|trol)"
+)
+_NO_VERBS: Final = frozenset({"never", "not"})
 _DECLARATIVE: Final = (
     "The This These Those It You Your My A An Most Many Some People There They We He She His Her Their Its One "
     "Everybody Nobody Everyone It's There's You're You'll They're Both"
@@ -128,11 +132,14 @@ def second_person(phrase: str) -> str:
 def gerund(phrase: str) -> str | None:
     """A verb phrase with its verb in -ing, or `None` where more than one verb might need it."""
     verb, space, rest = phrase.partition(" ")
-    if not (verb.isalpha() and verb.islower()) or verb.endswith("ly") or " and " in phrase or "," in phrase:
+    is_verb = verb.isalpha() and verb.islower() and not verb.endswith("ly") and verb not in _NO_VERBS
+    if not is_verb or " and " in phrase or "," in phrase:
         return None
     if verb.endswith("ie"):
         verb = verb[:-2] + "y"
-    elif verb.endswith("e") and not verb.endswith(("ee", "oe", "ye")):
+    elif verb.endswith("c"):
+        verb += "k"
+    elif verb.endswith("e") and not verb.endswith(("ee", "oe", "ye")) and verb != "be":
         verb = verb[:-1]
     elif _DOUBLED.fullmatch(verb):
         verb += verb[-1]
