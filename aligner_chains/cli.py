@@ -205,7 +205,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of weights, data and order.")] = 0,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
     muon_lr: Annotated[
-        float, typer.Option(help="Peak learning rate of Muon, for Aligners like the embedded one.")
+        float, typer.Option(help="Peak learning rate of Muon, for Aligners like the embedded one; 0 for AdamW alone.")
     ] = 0.004,
     int4: Annotated[
         bool, typer.Option("--int4", help="Make a model of four bits a weight, which only this library reads.")
@@ -248,7 +248,7 @@ def train(
             batch_tokens=batch_tokens,
             seed=seed,
             lr=lr,
-            muon_lr=muon_lr,
+            muon_lr=muon_lr or None,
             int4=int4,
             bf16=bf16,
             torch_compile=torch_compile,
@@ -264,7 +264,7 @@ def cut(
     source: Annotated[str, typer.Argument(help="Folder or hub id of a small Llama model.")],
     out: Annotated[Path, typer.Argument(help="The folder for what is left of it.")],
     *,
-    layers: Annotated[str, typer.Option(help="The layers to keep, from 0 on.")] = "0,1,2,3,16,17,18,19",
+    layers: Annotated[str, typer.Option(help="The layers to keep, from 0 on.")] = "0,1,2,16,17,18,19,20",
     feed_forward: Annotated[int, typer.Option(help="How wide to leave the feed-forward parts.")] = 1024,
     vocabulary: Annotated[int, typer.Option(help="How many tokens to keep.")] = 12_000,
     data: Annotated[
@@ -280,7 +280,7 @@ def cut(
 
         aligner-chains cut HuggingFaceTB/SmolLM2-135M-Instruct small
 
-        aligner-chains train my-nano --start small --muon-lr 0.003 --lr 5e-4 --int4
+        aligner-chains train my-nano --start small --muon-lr 0 --lr 5e-4 --int4
     """
     try:
         from aligner_chains.training.cut import cut_model

@@ -30,7 +30,8 @@ class TrainingConfig:
             model than threads are; with 1 PyTorch's own setting stays.
         batch_tokens: The most tokens of a batch in each process, padding included.
         lr: Peak learning rate of AdamW; `None` for 1.5e-3, with `base` 2e-5.
-        muon_lr: Peak learning rate of Muon, which trains the matrices of an embedded Aligner.
+        muon_lr: Peak learning rate of Muon, which trains the matrices of an embedded Aligner; `None` for AdamW alone,
+            which is faster a token where matrices are large and batches small.
         int4: Make a model with its matrices in four bits: in the last third of the run they are rounded at each step.
         bf16: Multiply in bfloat16, with weights and optimisers in float32. About twice as fast on a processor with
             bfloat16 arithmetic (AVX-512 BF16, AMX), slower on others.
@@ -56,7 +57,7 @@ class TrainingConfig:
     processes: int = 1
     batch_tokens: int = 3000
     lr: float | None = None
-    muon_lr: float = 0.004
+    muon_lr: float | None = 0.004
     int4: bool = False
     bf16: bool = False
     torch_compile: bool = False

@@ -340,16 +340,16 @@ def _optimizers(
     if not tagger:
         adamw = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
         return [(adamw, config.peak_lr)]
-    matrices = [w for name, w in model.named_parameters() if name.endswith("_proj.weight")]
+    matrices = [w for name, w in model.named_parameters() if config.muon_lr and name.endswith("_proj.weight")]
     embeddings = [model.get_input_embeddings().weight]
     chosen = set(map(id, (*matrices, *embeddings)))
     rest = [w for w in (*model.parameters(), *tagger.parameters()) if id(w) not in chosen]
     slowly, adamw = (torch.optim.AdamW(w, betas=(0.9, 0.98), weight_decay=0.0, fused=True) for w in (embeddings, rest))
-    return [
-        (Muon(matrices), config.muon_lr),
+    optimizers: list[tuple[torch.optim.Optimizer, float]] = [
         (slowly, config.peak_lr * (_TRAINED_EMBEDDINGS if config.start else 1.0)),
         (adamw, config.peak_lr),
     ]
+    return [(Muon(matrices), config.muon_lr), *optimizers] if config.muon_lr else optimizers
 
 
 def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:

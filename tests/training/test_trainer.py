@@ -291,6 +291,12 @@ def test_an_embedded_aligner_goes_on_where_another_run_ended(learned: Path, tmp_
     assert (tmp_path / "tokenizer.json").read_bytes() == (learned / "tokenizer.json").read_bytes()
 
 
+def test_adamw_alone_trains_an_embedded_aligner(tmp_path: Path, data: Path) -> None:
+    train(small_run(tmp_path, data, tokens=16_000, checkpoint_every=1000, muon_lr=None, lr=5e-3))
+    points = curve(tmp_path)
+    assert float(points[-1]["loss"]) < float(points[0]["loss"]) / 2
+
+
 def test_a_run_has_one_beginning(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="base and start are given"):
         TrainingConfig(tmp_path, base=tmp_path, start=tmp_path)
