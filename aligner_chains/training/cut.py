@@ -83,19 +83,7 @@ def cut_model(
         ConfigurationError: There is no such model, or it has not these layers or no such tokenizer, or is not that
             wide, or the vocabulary is smaller than its bytes.
     """
-    model = load_model(source)
-    if not isinstance(model, LlamaForCausalLM) or not model.config.tie_word_embeddings:
-        raise ConfigurationError(
-            f"{str(source)!r} is no Llama model with tied embeddings, the only kind that can be cut."
-        )
-    if not layers or not all(0 <= layer < model.config.num_hidden_layers for layer in layers):
-        raise ConfigurationError(
-            f"{str(source)!r} has layers 0 to {model.config.num_hidden_layers - 1}, so {list(layers)!r} cannot be kept."
-        )
-    if not 0 < feed_forward <= model.config.intermediate_size:
-        raise ConfigurationError(
-            f"feed_forward is {feed_forward!r}, but {str(source)!r} has 1 to {model.config.intermediate_size} to keep."
-        )
+    model = _load_whole(source, layers, feed_forward)
     whole = AutoTokenizer.from_pretrained(source)
     texts = list(tokenizer_texts(islice(triples, _TRIPLES)))
     tokenizer = _cut_tokenizer(whole, vocabulary, texts)
@@ -117,14 +105,27 @@ def cut_model(
         strengths = _strengths(model, whole, texts[:: len(texts) // _READ_TEXTS + 1])
         for kept, layer in zip(small.model.layers, layers, strict=True):
             neurons = strengths[layer].topk(feed_forward).indices.sort().values
-            weights = model.model.layers[layer].state_dict()
-            for name in ("mlp.gate_proj.weight", "mlp.up_proj.weight"):
-                weights[name] = weights[name][neurons]
-            weights["mlp.down_proj.weight"] = weights["mlp.down_proj.weight"][:, neurons]
-            kept.load_state_dict(weights)
+            kept.load_state_dict(_narrowed(model.model.layers[layer].state_dict(), neurons))
     save_tokenizer(tokenizer, folder)
     small.to(torch.float16).save_pretrained(folder)
     return int(small.num_parameters())
+
+
+def _load_whole(source: str | Path, layers: Sequence[int], feed_forward: int) -> LlamaForCausalLM:
+    model = load_model(source)
+    if not isinstance(model, LlamaForCausalLM) or not model.config.tie_word_embeddings:
+        raise ConfigurationError(
+            f"{str(source)!r} is no Llama model with tied embeddings, the only kind that can be cut."
+        )
+    if not layers or not all(0 <= layer < model.config.num_hidden_layers for layer in layers):
+        raise ConfigurationError(
+            f"{str(source)!r} has layers 0 to {model.config.num_hidden_layers - 1}, so {list(layers)!r} cannot be kept."
+        )
+    if not 0 < feed_forward <= model.config.intermediate_size:
+        raise ConfigurationError(
+            f"feed_forward is {feed_forward!r}, but {str(source)!r} has 1 to {model.config.intermediate_size} to keep."
+        )
+    return model
 
 
 @torch.inference_mode()
@@ -145,6 +146,15 @@ def _strengths(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, text
     for hook in hooks:
         hook.remove()
     return [total * output.weight.norm(dim=0) for total, output in zip(activity, outputs, strict=True)]
+
+
+def _narrowed(weights: dict[str, Tensor], neurons: Tensor) -> dict[str, Tensor]:
+    """A layer's weights with these neurons alone in its feed-forward part."""
+    places = {"mlp.gate_proj.weight": 0, "mlp.up_proj.weight": 0, "mlp.down_proj.weight": 1}
+    return {
+        name: weight.index_select(places[name], neurons) if name in places else weight
+        for name, weight in weights.items()
+    }
 
 
 def _cut_tokenizer(whole: PreTrainedTokenizerFast, vocabulary: int, texts: Iterable[str]) -> PreTrainedTokenizerFast:
