@@ -1,29 +1,25 @@
-"""The command line: `aligner-chains correct | serve | train | average | evaluate-embedded | data`."""
+"""The command line: `aligner-chains correct | serve | train | cut | average | evaluate-embedded | data`."""
 
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 import logging
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from anyio import to_thread
 from rich.console import Console
 
 from aligner_chains._version import __version__
 from aligner_chains.aligner import Aligner
 from aligner_chains.backends.from_settings import backend_from, is_openai_address
-from aligner_chains.concurrency import map_ordered
 from aligner_chains.correction import Correction
 from aligner_chains.display import diff_text, outcome_text
-from aligner_chains.errors import AlignerError, ConfigurationError, InvalidInputError, MissingDependencyError
+from aligner_chains.errors import AlignerError, ConfigurationError, MissingDependencyError
+from aligner_chains.lines import correct_lines, json_line
 from aligner_chains.model_config import EMBEDDED_PATH
 from aligner_chains.prompts import PROMPT_FORMATS
 from aligner_chains.settings import OnFailure, Settings
@@ -134,7 +130,7 @@ def correct(
     aligner = _aligner(settings)
     if query is not None and draft is not None:
         _print(aligner.correct(query, draft), as_json=as_json, as_diff=as_diff)
-    elif not asyncio.run(_correct_lines(aligner, max_concurrency or min(_LINES_AT_A_TIME, settings.max_concurrency))):
+    elif not asyncio.run(correct_lines(aligner, max_concurrency or min(_LINES_AT_A_TIME, settings.max_concurrency))):
         raise typer.Exit(1)
 
 
@@ -197,7 +193,7 @@ def train(
         Path | None, typer.Option(help="A causal language model to train further; left out, the embedded one's size.")
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(help="An Aligner that this command has made, to go on from as it was made.")
+        Path | None, typer.Option(help="An Aligner that this command has made, to go on from, or a model that cut has.")
     ] = None,
     tokens: Annotated[int, typer.Option(help="How many tokens to train on.")] = 36_000_000,
     processes: Annotated[int, typer.Option(help="How many processes share the work.")] = 1,
@@ -283,8 +279,8 @@ def cut(
         aligner-chains train my-nano --start small --muon-lr 0 --lr 5e-4 --int4
     """
     try:
+        from aligner_chains.training.config import TrainingConfig
         from aligner_chains.training.cut import cut_model
-        from aligner_chains.training.streams import JsonlStream, SyntheticStream
     except ImportError as error:
         raise MissingDependencyError(_TRAINING_NEEDS) from error
 
@@ -294,7 +290,7 @@ def cut(
         layers=_whole_numbers("--layers", layers),
         feed_forward=feed_forward,
         vocabulary=vocabulary,
-        triples=(JsonlStream(data) if data else SyntheticStream(real))(0),
+        triples=TrainingConfig(out, data=data, real=real).triples(0),
     )
     print(f"{out} holds a model of {parameters:,} parameters.")
 
@@ -390,7 +386,6 @@ def synthesize(
 
 
 _LINES_AT_A_TIME = 16
-_UNKNOWN_WITHOUT_A_CORRECTION = ("text", "changed", "edit_ratio", "latency")
 
 
 def _whole_numbers(option: str, text: str) -> list[int]:
@@ -430,7 +425,7 @@ def _aligner(settings: Settings) -> Aligner:
 
 def _print(correction: Correction, *, as_json: bool, as_diff: bool) -> None:
     if as_json:
-        print(_json(correction.to_dict()))
+        print(json_line(correction.to_dict()))
     elif as_diff:
         console = Console(highlight=False)
         console.print(diff_text(correction, coloured=console.color_system is not None), soft_wrap=True)
@@ -441,69 +436,6 @@ def _print(correction: Correction, *, as_json: bool, as_diff: bool) -> None:
 
 def _try_it(url: str) -> str:
     return f'    aligner-chains correct --url {url} "What is the capital of France?" "Paris, you fool." --diff'
-
-
-async def _correct_lines(aligner: Aligner, limit: int) -> bool:
-    """Corrects the pairs on standard input; whether all of them came through."""
-
-    async def correct_line(line: str) -> dict[str, Any]:
-        record: dict[str, Any] = {}
-        try:
-            record = _parse(line)
-            if not {"query", "draft"} <= record.keys():
-                raise InvalidInputError(f'A line must have "query" and "draft", but is {_shown(line)}.')
-            correction = await aligner.acorrect(record["query"], record["draft"], feedback=record.get("feedback"))
-            return _result(record, correction.to_dict())
-        except AlignerError as error:
-            told = Correction(text="", draft="", query="", outcome="failed", error=error).to_dict()
-            given = {name: record.get(name) for name in ("query", "draft")}
-            return _result(record, told | dict.fromkeys(_UNKNOWN_WITHOUT_A_CORRECTION) | given)
-
-    all_well = True
-    async for result in map_ordered(correct_line, _stdin_lines(), limit=limit):
-        print(_json(result), flush=True)
-        all_well = all_well and result["text"] is not None
-    return all_well
-
-
-def _result(record: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
-    """What is told of a line's correction, with all that the line holds besides."""
-    own = {name: value for name, value in record.items() if name not in ("query", "draft")}
-    hidden = {name: own.pop(name) for name in (*told, "input") if name in own}
-    return own | told | ({"input": hidden} if hidden else {})
-
-
-async def _stdin_lines() -> AsyncIterator[str]:
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        # A byte that is not UTF-8 is a mistake of its line, not the end of all lines.
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
-    while line := await to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
-        if line.strip():
-            yield line
-
-
-def _json(value: object) -> str:
-    """A line of JSON; escaped where it holds what standard output cannot show, as lone surrogates."""
-    line = json.dumps(value, ensure_ascii=False)
-    try:
-        line.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(value)
-    return line
-
-
-def _parse(line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"This line is not JSON ({error}): {_shown(line)}.") from error
-    if not isinstance(record, dict):
-        raise InvalidInputError(f"A line must be a JSON object, but is {_shown(line)}.")
-    return record
-
-
-def _shown(line: str) -> str:
-    return repr(line.strip()[:60])
 
 
 def _fail(error: AlignerError) -> NoReturn:

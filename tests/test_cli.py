@@ -277,6 +277,12 @@ def test_cut_says_what_layers_are():
     assert "--layers takes whole numbers with commas between them, not '0-5'" in str(result.exception)
 
 
+def test_cut_takes_its_tokens_from_one_place():
+    result = run("cut", "somewhere", "elsewhere", "--data", "a.jsonl", "--real", "b.jsonl")
+    assert isinstance(result.exception, ConfigurationError)
+    assert "data and real are given" in str(result.exception)
+
+
 def test_average_makes_a_model_of_several(tmp_path: Path):
     result = run("average", str(EMBEDDED_PATH), str(EMBEDDED_PATH), "--out", str(tmp_path / "mean"))
     assert result.exit_code == 0, result.output
