@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ try:
     from transformers import (
         AutoModelForCausalLM,
         AutoTokenizer,
+        DynamicCache,
         GenerationConfig,
         LogitsProcessor,
         LogitsProcessorList,
@@ -26,9 +28,11 @@ try:
         StoppingCriteria,
         StoppingCriteriaList,
     )
+    from transformers.cache_utils import DynamicLayer
     from transformers.utils import logging as hf_logging
 
     from aligner_chains.decoding.int4 import is_int4, load_int4
+    from aligner_chains.decoding.lookup import Lookup
 except ImportError as error:
     raise MissingDependencyError(
         "A model in this process needs torch and transformers: pip install 'aligner-chains[local]'."
@@ -68,6 +72,11 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     top_n: int = 0
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether each token is the one that the model itself holds for the likeliest."""
+        return not self.do_sample and self.repetition_penalty in (None, 1.0) and not self.frequency_penalty
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,11 @@ class CausalModel:
         self._eos_ids = configured if configured is not None else tokenizer.eos_token_id
         # transformers fills up whatever a call leaves unset from the model's own: penalties, beams, banned tokens.
         model.generation_config = GenerationConfig()
+        # What was guessed wrong is forgotten again, which windows and recurrent states cannot do.
+        takes = inspect.signature(model.forward).parameters
+        layers = DynamicCache(config=model.config).layers
+        self._can_forget = "past_key_values" in takes and all(type(layer) is DynamicLayer for layer in layers)
+        self._keeps_logits = "logits_to_keep" in takes
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None, dtype: str | None = None) -> CausalModel:
@@ -184,6 +198,9 @@ class CausalModel:
     ) -> StopReason:
         """Writes an answer, token by token.
 
+        Where nothing changes the model's choice, what it copies from the prompt is guessed and verified, many tokens
+        in a pass. In float32 these are the tokens that it writes one by one; in 16 bits a near tie may fall otherwise.
+
         Args:
             ids: The prompt, [S].
             max_new_tokens: The most tokens to write.
@@ -195,6 +212,40 @@ class CausalModel:
             Why it stopped.
         """
         follower = _Follower(self, ids, sampling, on_token, cancelled)
+        with torch.inference_mode(), self.fitting_threads():
+            if sampling.takes_likeliest and self._can_forget:
+                self._write_likeliest(ids, max_new_tokens, follower)
+            else:
+                self._write_one_by_one(ids, max_new_tokens, sampling, follower)
+        follower.flush()
+        return follower.reason or "length"
+
+    def _write_likeliest(self, ids: Sequence[int], max_new_tokens: int, follower: _Follower) -> None:
+        sequence, cache = Lookup(ids), DynamicCache()
+        end = len(ids) + max_new_tokens
+        while follower.reason is None and len(sequence.ids) < end:
+            guess = sequence.guess()[: end - len(sequence.ids) - 1]
+            unread = sequence.ids[cache.get_seq_length() :] + guess  # [U]
+            count = len(guess) + 1
+            output = self.model(
+                torch.tensor([unread], device=self.model.device),
+                past_key_values=cache,
+                use_cache=True,
+                **({"logits_to_keep": count} if self._keeps_logits else {}),
+            )
+            rows = output.logits[0, -count:].float().log_softmax(-1)  # [G + 1, V]
+            for guessed, token, row in zip([*guess, None], rows.argmax(-1).tolist(), rows, strict=True):
+                sequence.append(token)
+                follower.take(token, row)
+                if token != guessed or follower.reason is not None:
+                    break
+            # The last token has not been read yet; what was guessed wrong must not stay read.
+            if (excess := cache.get_seq_length() - (len(sequence.ids) - 1)) > 0:
+                cache.crop(-excess)
+
+    def _write_one_by_one(
+        self, ids: Sequence[int], max_new_tokens: int, sampling: Sampling, follower: _Follower
+    ) -> None:
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=sampling.do_sample,
@@ -208,11 +259,7 @@ class CausalModel:
         )
         input_ids = torch.tensor([list(ids)], device=self.model.device)  # [1, S]
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with (
-            torch.inference_mode(),
-            torch.random.fork_rng(devices, enabled=sampling.do_sample),
-            self.fitting_threads(),
-        ):
+        with torch.random.fork_rng(devices, enabled=sampling.do_sample):
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
             self.model.generate(
@@ -223,8 +270,6 @@ class CausalModel:
                 stopping_criteria=StoppingCriteriaList([_Stop(follower)]),
                 streamer=follower,
             )
-        follower.flush()
-        return follower.reason or "length"
 
     @contextmanager
     def fitting_threads(self) -> Iterator[None]:
@@ -258,9 +303,10 @@ class CausalModel:
 
 
 class _Follower(LogitsProcessor):
-    """Follows one answer: sees the logits before a token and the token after, says when to stop.
+    """Follows one answer: hands on each token with its probability, says when to stop.
 
-    `generate` takes it as a logits processor and as a streamer.
+    transformers' `generate` takes it as a logits processor, which sees the logits before a token, and as a streamer,
+    which sees the token after.
     """
 
     def __init__(
@@ -302,7 +348,7 @@ class _Follower(LogitsProcessor):
             return
         for token_id in value.flatten().tolist():
             if self.reason is None:
-                self._take(token_id)
+                self.take(token_id, self._rows.popleft())
 
     def end(self) -> None:
         """Nothing is left to do when `generate` ends."""
@@ -313,8 +359,8 @@ class _Follower(LogitsProcessor):
         if whole.startswith(self._text) and (rest := whole[len(self._text) :]):
             self._on_token(Token(self._ids[-1], rest, 0.0, special=False))
 
-    def _take(self, token_id: int) -> None:
-        row = self._rows.popleft()
+    def take(self, token_id: int, row: torch.Tensor) -> None:
+        """Hands on a token that was chosen from these log-probabilities, [V], and says whether it is the last one."""
         self._ids.append(token_id)
         special = self._model.is_special(token_id)
         piece = self._decode.step(self._model.tokenizer.backend_tokenizer, token_id) or ""

@@ -1,74 +1,23 @@
-"""A whole greedy answer in few passes: what the model has read before is guessed to come again, and then verified."""
+"""What a model has read before is guessed to come again: a copy then takes few passes, each of many tokens."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import torch
-from transformers import DynamicCache
-
-from aligner_chains.decoding.causal_model import CausalModel
 
 _CONTEXT = 2  # tokens that have to agree before what followed them is guessed again
-_GUESSED = 32
+_LONGEST = 64  # a pass with more tokens than that costs more than it saves, most of all on a CPU
 
 
-@dataclass(frozen=True, slots=True)
-class WholeAnswer:
-    """An answer that was written in one go.
-
-    Attributes:
-        text: The text, without special tokens.
-        logprobs: The natural log-probability of each token, the end token's included. [S]
-        ended: Whether the model ended it, and not the limit.
-    """
-
-    text: str
-    logprobs: tuple[float, ...]
-    ended: bool
-
-
-def write_whole(model: CausalModel, ids: Sequence[int], *, max_new_tokens: int) -> WholeAnswer:
-    """What `CausalModel.generate` writes greedily, several times as fast where the answer copies from the prompt.
+class Lookup:
+    """A sequence, and where in it each run of tokens ended, so that its end can be looked up.
 
     Args:
-        model: A model of full attention; it is left as it is.
-        ids: The prompt, [S].
-        max_new_tokens: The most tokens to write.
+        ids: What has been read, [S].
+
+    Attributes:
+        ids: All tokens so far.
     """
-    sequence = _Sequence(ids)
-    logprobs: list[float] = []
-    cache = DynamicCache()
-    ended = False
-    with torch.inference_mode(), model.fitting_threads():
-        while not ended and len(logprobs) < max_new_tokens:
-            guess = sequence.guess()
-            unread = sequence.ids[cache.get_seq_length() :] + guess  # [U]
-            output = model.model(
-                torch.tensor([unread], device=model.model.device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=len(guess) + 1,
-            )
-            rows = output.logits[0].float().log_softmax(-1)  # [G + 1, V]
-            best, chosen = (column.tolist() for column in rows.max(-1))  # [G + 1], [G + 1]
-            for guessed, token, logprob in zip([*guess, None], chosen, best, strict=True):
-                sequence.append(token)
-                logprobs.append(logprob)
-                ended = model.is_end(token)
-                if token != guessed or ended or len(logprobs) == max_new_tokens:
-                    break
-            # The last token has not been read yet; what was guessed wrong must not stay read.
-            if (excess := cache.get_seq_length() - (len(sequence.ids) - 1)) > 0:
-                cache.crop(-excess)
-    text = model.tokenizer.decode(sequence.ids[len(ids) :], skip_special_tokens=True)
-    return WholeAnswer(str(text), tuple(logprobs), ended)
-
-
-class _Sequence:
-    """Prompt and answer so far, and where in them each run of `_CONTEXT` tokens ended."""
 
     def __init__(self, ids: Sequence[int]) -> None:
         self.ids: list[int] = []
@@ -78,15 +27,24 @@ class _Sequence:
             self.append(token)
 
     def append(self, token: int) -> None:
+        """Takes the next token."""
         self.ids.append(token)
         self._cursor += 1
         self._ends[tuple(self.ids[-_CONTEXT:])].append(len(self.ids))
 
     def guess(self) -> list[int]:
-        """What followed the last tokens elsewhere: at the next such place behind the last one, where there is one."""
+        """What followed the last tokens elsewhere: at the next such place behind the last one, where there is one.
+
+        The more tokens agree, the more are guessed, so that a rewrite, where few do, costs hardly more than without.
+        """
         *places, _ = self._ends[tuple(self.ids[-_CONTEXT:])]
         if not places:
             return []
-        place = next((end for end in places if end >= self._cursor), places[-1])
-        self._cursor = place
-        return self.ids[place : place + _GUESSED]
+        place = self._cursor = next((end for end in places if end >= self._cursor), places[-1])
+        return self.ids[place : place + min(2 + 4 * self._agreeing(place), _LONGEST)]
+
+    def _agreeing(self, place: int) -> int:
+        count = _CONTEXT
+        while count < min(place, _LONGEST) and self.ids[-count - 1] == self.ids[place - count - 1]:
+            count += 1
+        return count

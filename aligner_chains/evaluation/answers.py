@@ -83,7 +83,7 @@ class _Writer:
         self._model = CausalModel.load(model, device="cpu", dtype="float32")
 
     def write(self, triple: Triple) -> Answer:
-        from aligner_chains.decoding.lookup import write_whole
+        from aligner_chains.decoding.causal_model import Sampling, Token
 
         exchange = Exchange.prepare(
             triple.query,
@@ -101,11 +101,15 @@ class _Writer:
         room = (self._model.max_length or len(ids)) - len(ids)
         if room < 1:
             return Answer(triple.draft, "", (), ended=False)
-        whole = write_whole(self._model, ids, max_new_tokens=room)
+        tokens: list[Token] = []
+        reason = self._model.generate(
+            ids, max_new_tokens=room, sampling=Sampling(), on_token=tokens.append, cancelled=lambda: False
+        )
         reader = exchange.reader()
-        reader.read(whole.text)
+        reader.read("".join(token.text for token in tokens if not token.special))
         reader.finish()
-        return Answer(triple.draft, reader.text, whole.logprobs, whole.ended)
+        logprobs = tuple(token.logprob for token in tokens)
+        return Answer(triple.draft, reader.text, logprobs, ended=reason == "eos_token")
 
 
 _writer: _Writer | None = None
