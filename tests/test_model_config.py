@@ -14,6 +14,7 @@ from aligner_chains.errors import ModelLoadError, PromptFormatError
 from aligner_chains.model_config import EMBEDDED_NAME, EMBEDDED_PATH, AlignerConfig, config_for_model, load_config
 
 EMBEDDED_CONFIG = json.loads((EMBEDDED_PATH / "config.json").read_text())
+(WEIGHTS,) = EMBEDDED_PATH.glob("*.safetensors")
 CONFIG = AlignerConfig(PROMPT_FORMATS["aligner-2b"], Guard(min_confidence=0.7, reject_repetition=True), name="me/mine")
 
 
@@ -87,7 +88,7 @@ def test_a_folder_that_holds_no_model_is_an_error(tmp_path: Path):
         ("config.json", "not json"),
         ("config.json", json.dumps(EMBEDDED_CONFIG | {"num_hidden_layers": 99})),
         ("config.json", '{"model_type": "llama", "hidden_size": "wide"}'),
-        ("model.safetensors", "not weights"),
+        (WEIGHTS.name, "not weights"),
         ("tokenizer.json", "{}"),
         ("tokenizer.json", "not json"),
     ],
@@ -115,7 +116,7 @@ def test_an_unknown_device_is_an_error():
 
 
 def test_a_model_whose_format_nothing_tells_is_an_error_before_it_is_loaded(model_folder: Path):
-    (model_folder / "model.safetensors").unlink()
+    (model_folder / WEIGHTS.name).unlink()
     with pytest.raises(PromptFormatError, match=r"No prompt format is known for .*mine'.*prompt_format=, "):
         Aligner.from_pretrained(model_folder)
 

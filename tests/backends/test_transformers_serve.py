@@ -16,6 +16,7 @@ import pytest
 
 from aligner_chains import Aligner, Guard
 from aligner_chains.model_config import EMBEDDED_PATH
+from aligner_chains.training.export import average_models
 
 pytestmark = pytest.mark.slow
 
@@ -27,14 +28,22 @@ PAIRS = [
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded weights in the form that servers read."""
+    folder = tmp_path_factory.mktemp("served")
+    average_models([EMBEDDED_PATH], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `transformers serve` with the embedded weights."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     folder = tmp_path_factory.mktemp("transformers-serve")
     log = folder / "log"
-    command = ["-m", "transformers.cli.transformers", "serve", str(EMBEDDED_PATH), "--device", "cpu"]
+    command = ["-m", "transformers.cli.transformers", "serve", str(served), "--device", "cpu"]
     address = ["--host", "127.0.0.1", "--port", str(port)]
     environ = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "OMP_NUM_THREADS": "1"}
     with log.open("wb") as output:
@@ -61,9 +70,9 @@ def wait_until_healthy(health: str, process: subprocess.Popen[bytes], log: Path)
 
 
 @pytest.fixture
-def aligner(url: str) -> Iterator[Aligner]:
+def aligner(url: str, served: Path) -> Iterator[Aligner]:
     # The server tells no token probabilities, so the guard that comes with the weights has nothing to judge by.
-    with Aligner.from_openai(url, model=str(EMBEDDED_PATH), guard=Guard()) as client:
+    with Aligner.from_openai(url, model=str(served), guard=Guard()) as client:
         yield client
 
 
