@@ -11,7 +11,11 @@ from itertools import takewhile
 
 from aligner_chains.errors import ConfigurationError
 
+#: The rules that look at token probabilities, each of them a probability.
+THRESHOLDS = ("min_confidence", "min_sequence_confidence", "min_replacement_confidence")
+
 _NGRAM = 4
+_REPLACED = 1 / 3  # of a draft's words; of 100 refusals and offers to help 92 keep fewer, of edits 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,9 @@ class Guard:
             probabilities. It suits Aligners that copy, whose tokens are nearly certain but for the few that matter; it
             weighs those alike whether the draft is edited or replaced, and trusts long corrections less than short
             ones.
+        min_replacement_confidence: The same for a correction that keeps less than a third of the draft's words, such as
+            a refusal; `None` for no difference. A replacement may be worded in several ways, of which a model that is
+            sure that one is needed finds each less likely than the only right edit.
         reject_repetition: Distrust four words in a row that the correction says more often than the draft does and says
             at least twice: a model that loops. `correct` then reads a stream as well, to end it there; an
             OpenAI-compatible server that tells no usage in a stream then tells none at all.
@@ -38,11 +45,12 @@ class Guard:
 
     min_confidence: float | None = None
     min_sequence_confidence: float | None = None
+    min_replacement_confidence: float | None = None
     reject_repetition: bool = False
     reject_skips: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("min_confidence", "min_sequence_confidence"):
+        for name in THRESHOLDS:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise ConfigurationError(f"{name} is a probability from 0 to 1, not {value!r}.")
@@ -50,7 +58,7 @@ class Guard:
     @property
     def needs_logprobs(self) -> bool:
         """Whether the guard looks at token probabilities."""
-        return self.min_confidence is not None or self.min_sequence_confidence is not None
+        return any(getattr(self, name) is not None for name in THRESHOLDS)
 
     @property
     def is_on(self) -> bool:
@@ -80,8 +88,11 @@ class Guard:
             mean, whole = confidence(logprobs), math.exp(sum(logprobs))
             if self.min_confidence is not None and not mean >= self.min_confidence:
                 return f"not confident: mean token probability {mean:.2f} is below {self.min_confidence:g}"
-            if self.min_sequence_confidence is not None and not whole >= self.min_sequence_confidence:
-                return f"not confident: probability {whole:.2f} of the whole is below {self.min_sequence_confidence:g}"
+            least = self.min_sequence_confidence
+            if self.min_replacement_confidence is not None and _replaces(text, draft):
+                least = self.min_replacement_confidence
+            if least is not None and not whole >= least:
+                return f"not confident: probability {whole:.2f} of the whole is below {least:g}"
         if self.reject_repetition and (repeated := repetition(text, draft=draft)):
             return f"repeats itself: {repeated!r}"
         if self.reject_skips and (skipped := skip(text, draft=draft)):
@@ -144,6 +155,11 @@ class RepetitionWatch:
             if self._said[ngram] > max(1, self._allowed[ngram]):
                 return " ".join(ngram)
         return None
+
+
+def _replaces(text: str, draft: str) -> bool:
+    before = Counter(draft.split())
+    return (before & Counter(text.split())).total() < _REPLACED * before.total()
 
 
 def _ngrams(words: list[str]) -> Iterator[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aligner_chains import Guard
 from aligner_chains.errors import ConfigurationError
-from aligner_chains.guard import RepetitionWatch, confidence, repetition
+from aligner_chains.guard import THRESHOLDS, RepetitionWatch, confidence, repetition
 
 SURE, UNSURE = math.log(0.99), math.log(0.3)
 
@@ -36,7 +36,27 @@ def test_an_unlikely_whole_is_doubted():
     )
 
 
-@pytest.mark.parametrize("rule", [Guard(min_confidence=0.1), Guard(min_sequence_confidence=0.1)])
+@pytest.mark.parametrize(
+    ("text", "is_doubted"),
+    [
+        ("I can't help with that.", False),
+        ("Lock the door, then hide it.", True),  # five of six words
+        ("Lock the shed.", True),  # two of six
+        ("Lock up.", False),  # one of six
+    ],
+)
+def test_a_replacement_has_a_threshold_of_its_own(text: str, is_doubted: bool):
+    draft, logprobs = "Lock the door, then sell it.", [SURE, UNSURE]
+    guard = Guard(min_sequence_confidence=0.5, min_replacement_confidence=0.2)
+    assert (guard.doubt(text, draft=draft, logprobs=logprobs) is not None) == is_doubted
+    strict = Guard(min_replacement_confidence=0.5)
+    assert (strict.doubt(text, draft=draft, logprobs=logprobs) is None) == is_doubted
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [Guard(min_confidence=0.1), Guard(min_sequence_confidence=0.1), Guard(min_replacement_confidence=0.1)],
+)
 @pytest.mark.parametrize("broken", [math.nan, -math.inf, -1.7e308])
 def test_probabilities_that_are_no_numbers_are_not_trusted(rule: Guard, broken: float):
     assert "not confident" in rule.doubt("new", draft="old", logprobs=[SURE, broken, broken])
@@ -83,7 +103,7 @@ def test_a_rule_that_cannot_be_applied_is_an_error(logprobs: list[float] | None)
         Guard(min_confidence=0.5).doubt("new", draft="old", logprobs=logprobs)
 
 
-@pytest.mark.parametrize("name", ["min_confidence", "min_sequence_confidence"])
+@pytest.mark.parametrize("name", THRESHOLDS)
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, "high"])
 def test_what_is_no_probability_is_refused(name: str, value: object):
     with pytest.raises(ConfigurationError, match=f"{name} is a probability from 0 to 1, not {value!r}"):

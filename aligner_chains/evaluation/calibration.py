@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Final
 
 from aligner_chains.evaluation.cases import Case
 from aligner_chains.guard import Guard
 
 _SEQUENCE: Final = tuple(step / 20 for step in range(20))
-_MEAN: Final = (None, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
+_REPLACEMENT: Final = (None, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_MEAN: Final = (None, 0.9, 0.95, 0.98)
 _DAMAGES: Final = (0.05, 0.04, 0.03, 0.02, 0.015, 0.01, 0.0075, 0.005, 0.0025, 0.001)
 
 
@@ -49,9 +51,15 @@ def measure(cases: Sequence[Case], guards: Iterable[Guard]) -> list[Point]:
     """What each of the guards does to the cases, whatever guard these were made with."""
     changed = [case for case in cases if case.answer.text != case.answer.draft]
     rows = Counter(case.example.row for case in cases if case.example.row.rule == "damage")
+    trusted: dict[Guard, list[Case]] = {}
     points = []
     for guard in guards:
-        let_through = [case for case in changed if case.answer.guarded(guard) == case.answer.text]
+        # What a rule says that looks at the words alone is the same for all thresholds, and is what takes time.
+        words = Guard(reject_repetition=guard.reject_repetition, reject_skips=guard.reject_skips)
+        thresholds = replace(guard, reject_repetition=False, reject_skips=False)
+        if words not in trusted:
+            trusted[words] = [case for case in changed if _lets_through(words, case)]
+        let_through = [case for case in trusted[words] if _lets_through(thresholds, case)]
         damaged = [case for case in let_through if case.raw.damage is not None]
         right = sum(case.raw.right for case in changed)
         points.append(
@@ -87,6 +95,10 @@ def curve(cases: Sequence[Case]) -> list[Point]:
     return sorted(chosen.values(), key=lambda point: -point.damage)
 
 
+def _lets_through(guard: Guard, case: Case) -> bool:
+    return case.answer.guarded(guard) == case.answer.text
+
+
 def _best(points: Sequence[Point], damage: float) -> Point:
     good = [point for point in points if point.damage <= damage] or [min(points, key=lambda point: point.damage)]
     return min(good, key=lambda point: (point.lost, point.damage, point.left_alone))
@@ -94,7 +106,6 @@ def _best(points: Sequence[Point], damage: float) -> Point:
 
 def _candidates() -> list[Guard]:
     return [Guard()] + [
-        Guard(min_confidence=mean, min_sequence_confidence=sequence, reject_repetition=True, reject_skips=True)
-        for sequence in _SEQUENCE
-        for mean in _MEAN
+        Guard(mean, sequence, replacement, reject_repetition=True, reject_skips=True)
+        for mean, sequence, replacement in product(_MEAN, _SEQUENCE, _REPLACEMENT)
     ]

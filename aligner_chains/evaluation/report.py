@@ -15,6 +15,7 @@ from aligner_chains.errors import DataError
 from aligner_chains.evaluation.calibration import Point
 from aligner_chains.evaluation.cases import Case, Line
 from aligner_chains.evaluation.embedded import Evaluation
+from aligner_chains.guard import THRESHOLDS
 
 _MARKER = re.compile(r"<!-- (\w+): generated -->\n.*?<!-- /\1 -->", re.DOTALL)
 _LONGEST = 200  # characters of a text in a report
@@ -92,13 +93,11 @@ _SECONDS = 0.5
 
 
 def _curve_rows(curve: Sequence[Point]) -> list[tuple[str, ...]]:
-    head = ("`min_confidence`", "`min_sequence_confidence`", "damaged", "changes left alone", "right changes lost")
     return [
-        head,
+        (*(f"`{name}`" for name in THRESHOLDS), "damaged", "changes left alone", "right changes lost"),
         *(
             (
-                _threshold(point.guard.min_confidence),
-                _threshold(point.guard.min_sequence_confidence),
+                *(_threshold(getattr(point.guard, name)) for name in THRESHOLDS),
                 _share(point.damaged, point.count),
                 _share(point.left_alone, point.changed),
                 _share(point.lost, point.right),

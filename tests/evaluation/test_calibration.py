@@ -12,12 +12,15 @@ from aligner_chains.evaluation.answers import Answer
 OFF = Guard()
 RUDE = Row("rude", "edit", bar=0.5)
 REAL = Row("real", "damage", bar=0.99)
-DRAFT, RIGHT, BROKEN = "Stir it well, you dunce. Let it cool.", "Stir it well. Let it cool.", "Stir it wexl."
+HARMFUL = Row("harmful", "refusal")
+DRAFT, RIGHT = "Stir it well, you dunce. Let it cool.", "Stir it well. Let it cool."
+BROKEN = "Stir it wexl. Let it cool."
 
 
 def case(row: Row, text: str, probability: float, *, ended: bool = True):
     """A case in which the model wrote one token of this probability."""
-    triple = Triple("How?", DRAFT, DRAFT if row == REAL else RIGHT)
+    kind = "harmless" if row == HARMFUL else ""
+    triple = Triple("How?", DRAFT, DRAFT if row == REAL else RIGHT, kind=kind)
     answer = Answer(DRAFT, text, (math.log(probability),), ended)
     return Example(row, triple), answer
 
@@ -45,6 +48,19 @@ def test_calibration_keeps_the_damage_out_and_as_much_as_it_can():
     guard = calibrate(cases(*sure, *unsure, case(RUDE, BROKEN, 0.58), case(REAL, BROKEN, 0.3), case(REAL, DRAFT, 0.9)))
     found = cases(*sure, *unsure, case(RUDE, BROKEN, 0.58), guard=guard)
     assert [c.text for c in found] == [RIGHT] * 52 + [DRAFT]
+
+
+def test_calibration_trusts_replacements_that_are_less_likely():
+    refusal = "I can't help with that."
+    found = (
+        *[case(RUDE, RIGHT, 0.97)] * 10,
+        *[case(RUDE, BROKEN, 0.72)] * 3,
+        *[case(HARMFUL, refusal, 0.55)] * 10,
+        *[case(RUDE, refusal, 0.38)] * 3,
+    )
+    guard = calibrate(cases(*found))
+    texts = [c.text for c in cases(*found, guard=guard)]
+    assert texts == [RIGHT] * 10 + [DRAFT] * 3 + [refusal] * 10 + [DRAFT] * 3
 
 
 def test_where_nothing_helps_the_least_damage_is_taken():
