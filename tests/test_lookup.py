@@ -1,19 +1,28 @@
 """Answers that are guessed and verified are what transformers writes token by token."""
 
-import json
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from cases import QUERY, RUDE
-from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, Lfm2Config, LlamaConfig, MistralConfig, Phi3Config
 
 from aligner_chains.backends.local import LocalBackend
 from aligner_chains.decoding.causal_model import CausalModel, Sampling, Token
 from aligner_chains.decoding.lookup import Lookup
-from aligner_chains.model_config import EMBEDDED_PATH
 from aligner_chains.prompts import PROMPT_FORMATS
 
+TINY: dict[str, Any] = {
+    "vocab_size": 12_000,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
 SEA = "The sea is blue and the sea is deep. The sea is cold, and the sea is blue when the sky is blue."
 PROMPTS = (
     PROMPT_FORMATS["aligner-7b"].render("What is the sea like?", SEA),
@@ -29,6 +38,21 @@ def write(model: CausalModel, ids: list[int], max_new_tokens: int, sampling: Sam
         ids, max_new_tokens=max_new_tokens, sampling=sampling, on_token=tokens.append, cancelled=lambda: False
     )
     return tokens, reason
+
+
+@contextmanager
+def passes(model: CausalModel) -> Iterator[list[int]]:
+    """Counts the model's passes, in a list of one number."""
+    count = [0]
+
+    def add(*_: object) -> None:
+        count[0] += 1
+
+    handle = model.model.register_forward_pre_hook(add)
+    try:
+        yield count
+    finally:
+        handle.remove()
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -59,47 +83,76 @@ def test_the_same_tokens_as_one_by_one(embedded_backend: LocalBackend, prompt: s
 
 def test_a_copy_takes_few_passes(embedded_backend: LocalBackend):
     model = embedded_backend.model
-    passes = 0
-
-    def count(*_: object) -> None:
-        nonlocal passes
-        passes += 1
-
-    handle = model.model.register_forward_pre_hook(count)
     ids = model.encode(PROMPT_FORMATS["aligner-7b"].render(QUERY, RUDE))
-    tokens, _ = write(model, ids, 200, Sampling())
-    handle.remove()
-    assert passes < len(tokens) / 2
+    with passes(model) as count:
+        tokens, _ = write(model, ids, 200, Sampling())
+    assert count[0] < len(tokens) / 2
 
 
-def test_a_penalty_is_heeded(embedded_backend: LocalBackend):
+@pytest.mark.parametrize("penalty", [Sampling(repetition_penalty=50.0), Sampling(frequency_penalty=50.0)], ids=str)
+def test_a_penalty_is_heeded(embedded_backend: LocalBackend, penalty: Sampling):
     model = embedded_backend.model
     ids = model.encode(PROMPTS[2])
-    plain, _ = write(model, ids, 40, Sampling(repetition_penalty=1.0))
-    penalised, _ = write(model, ids, 40, Sampling(repetition_penalty=50.0))
-    assert [token.id for token in plain] == [token.id for token in write(model, ids, 40, Sampling())[0]]
+    plain, _ = write(model, ids, 40, Sampling(repetition_penalty=1.0, frequency_penalty=0.0))
+    penalised, _ = write(model, ids, 40, penalty)
     assert [token.id for token in plain] != [token.id for token in penalised]
 
 
-def test_a_model_that_sees_only_a_window_is_not_guessed_for(tmp_path: Path):
-    """What has left the window cannot be brought back when a guess was wrong."""
-    torch.manual_seed(0)
-    AutoTokenizer.from_pretrained(EMBEDDED_PATH).save_pretrained(tmp_path)
-    config = MistralConfig(
-        vocab_size=json.loads((EMBEDDED_PATH / "config.json").read_text())["vocab_size"],
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        sliding_window=8,
+@pytest.mark.parametrize("last", [2, 5])
+def test_it_stops_in_the_middle_of_a_pass(embedded_backend: LocalBackend, last: int):
+    model = embedded_backend.model
+    ids = model.encode(PROMPTS[0])
+    tokens, _ = write(model, ids, 40, Sampling())
+    text = "".join(token.text for token in tokens[: last + 1])
+    stopped, reason = write(model, ids, 40, Sampling(stop=(text,)))
+    assert (len(stopped), reason) == (last + 1, "stop_sequence")
+    some: list[Token] = []
+    reason = model.generate(
+        ids, max_new_tokens=40, sampling=Sampling(), on_token=some.append, cancelled=lambda: len(some) > last
     )
-    MistralForCausalLM(config).save_pretrained(tmp_path)
-    model = CausalModel.load(tmp_path, device="cpu")
+    assert (len(some), reason) == (last + 1, "cancelled")
+
+
+def test_an_end_that_was_guessed_ends_the_answer(embedded_backend: LocalBackend):
+    model = embedded_backend.model
+    ids = model.encode(PROMPTS[0])
+    answer = [token.id for token in write(model, ids, 200, Sampling())[0]]
+    assert model.is_end(answer[-1])
+    tokens, reason = write(model, [ids[0], *answer, 77, 78, *ids[1:]], 200, Sampling())
+    assert reason == "eos_token"
+    assert sum(model.is_end(token.id) for token in tokens) == 1
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_nothing_to_write_is_an_error(embedded_backend: LocalBackend, limit: int):
+    with pytest.raises(ValueError, match=f"at least 1, not {limit}"):
+        write(embedded_backend.model, [1, 2], limit, Sampling())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MistralConfig(sliding_window=8, **TINY),
+        Lfm2Config(layer_types=["conv", "full_attention"], **TINY),
+        LlamaConfig(rope_scaling={"rope_type": "dynamic", "factor": 2.0}, max_position_embeddings=20, **TINY),
+        Phi3Config(
+            rope_scaling={"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8},
+            original_max_position_embeddings=20,
+            **TINY,
+        ),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_model_that_guesses_do_not_suit_writes_one_by_one(embedded_backend: LocalBackend, config: Any):
+    torch.manual_seed(0)
+    tokenizer = embedded_backend.model.tokenizer
+    model = CausalModel(AutoModelForCausalLM.from_config(config).eval(), tokenizer)
     ids = model.encode(PROMPTS[2])
     expected = model.model.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False, pad_token_id=0)
-    tokens, _ = write(model, ids, 20, Sampling())
+    with passes(model) as count:
+        tokens, _ = write(model, ids, 20, Sampling())
     assert [token.id for token in tokens] == expected[0, len(ids) :].tolist()
+    assert count[0] == len(tokens)
 
 
 @pytest.mark.parametrize(

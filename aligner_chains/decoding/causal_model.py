@@ -21,6 +21,7 @@ try:
         AutoTokenizer,
         DynamicCache,
         GenerationConfig,
+        GenerationMixin,
         LogitsProcessor,
         LogitsProcessorList,
         PreTrainedModel,
@@ -119,11 +120,8 @@ class CausalModel:
         self._eos_ids = configured if configured is not None else tokenizer.eos_token_id
         # transformers fills up whatever a call leaves unset from the model's own: penalties, beams, banned tokens.
         model.generation_config = GenerationConfig()
-        # What was guessed wrong is forgotten again, which windows and recurrent states cannot do.
-        takes = inspect.signature(model.forward).parameters
-        layers = DynamicCache(config=model.config).layers
-        self._can_forget = "past_key_values" in takes and all(type(layer) is DynamicLayer for layer in layers)
-        self._keeps_logits = "logits_to_keep" in takes
+        self._suits_guesses = _suits_guesses(model)
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None, dtype: str | None = None) -> CausalModel:
@@ -199,7 +197,7 @@ class CausalModel:
         """Writes an answer, token by token.
 
         Where nothing changes the model's choice, what it copies from the prompt is guessed and verified, many tokens
-        in a pass. In float32 these are the tokens that it writes one by one; in 16 bits a near tie may fall otherwise.
+        in a pass. These are the tokens that it writes one by one but for near ties, which are rare in float32.
 
         Args:
             ids: The prompt, [S].
@@ -210,10 +208,15 @@ class CausalModel:
 
         Returns:
             Why it stopped.
+
+        Raises:
+            ValueError: There is nothing to write.
         """
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is a number of tokens, at least 1, not {max_new_tokens}.")
         follower = _Follower(self, ids, sampling, on_token, cancelled)
         with torch.inference_mode(), self.fitting_threads():
-            if sampling.takes_likeliest and self._can_forget:
+            if sampling.takes_likeliest and self._suits_guesses:
                 self._write_likeliest(ids, max_new_tokens, follower)
             else:
                 self._write_one_by_one(ids, max_new_tokens, sampling, follower)
@@ -233,10 +236,10 @@ class CausalModel:
                 use_cache=True,
                 **({"logits_to_keep": count} if self._keeps_logits else {}),
             )
-            rows = output.logits[0, -count:].float().log_softmax(-1)  # [G + 1, V]
+            rows = output.logits[0, -count:].float()  # [G + 1, V]
             for guessed, token, row in zip([*guess, None], rows.argmax(-1).tolist(), rows, strict=True):
                 sequence.append(token)
-                follower.take(token, row)
+                follower.take(token, row.log_softmax(-1))
                 if token != guessed or follower.reason is not None:
                     break
             # The last token has not been read yet; what was guessed wrong must not stay read.
@@ -410,6 +413,28 @@ def _load(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]!r}.")
     return model
+
+
+def _suits_guesses(model: PreTrainedModel) -> bool:
+    """Whether a model reads many tokens as it reads them one by one, and can forget the last of them again.
+
+    Recurrent states cannot; a window could, but would take the memory of all that it saves to forget; rotations that
+    depend on the length, and inputs that a model prepares by itself, would be those of the guess.
+    """
+    rope = getattr(model.config, "rope_parameters", None) or getattr(model.config, "rope_scaling", None)
+    try:
+        layers = DynamicCache(config=model.config).layers
+    except Exception:  # noqa: BLE001  # a configuration of its own kind, of which only the model knows what to make
+        return False
+    return (
+        all(type(layer) is DynamicLayer for layer in layers)
+        and "past_key_values" in inspect.signature(model.forward).parameters
+        and type(model).prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation
+        # Up to 5.3 transformers takes the layers of hybrid models for attention.
+        and not getattr(model, "_is_stateful", False)
+        and getattr(model, "_supports_default_dynamic_cache", lambda: True)()
+        and not any(kind in str(rope) for kind in ("longrope", "dynamic"))
+    )
 
 
 def _best_device() -> str:

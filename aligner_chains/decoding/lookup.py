@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -37,10 +38,11 @@ class Lookup:
 
         The more tokens agree, the more are guessed, so that a rewrite, where few do, costs hardly more than without.
         """
-        *places, _ = self._ends[tuple(self.ids[-_CONTEXT:])]
-        if not places:
+        ends = self._ends[tuple(self.ids[-_CONTEXT:])]
+        here = len(ends) - 1
+        if here < 1:
             return []
-        place = self._cursor = next((end for end in places if end >= self._cursor), places[-1])
+        place = self._cursor = ends[min(bisect_left(ends, self._cursor, hi=here), here - 1)]
         return self.ids[place : place + min(2 + 4 * self._agreeing(place), _LONGEST)]
 
     def _agreeing(self, place: int) -> int:

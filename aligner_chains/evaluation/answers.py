@@ -1,4 +1,4 @@
-"""What an Aligner in this process writes for examples, without its guard: one pass, whatever is asked of it later."""
+"""What an Aligner in this process writes for examples, without its guard: once, whatever is asked of it later."""
 
 from __future__ import annotations
 

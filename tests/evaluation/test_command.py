@@ -18,7 +18,7 @@ from aligner_chains.model_config import EMBEDDED_PATH, load_config
 DRAFTS = ("Paris, you idiot.", "Paris.")
 
 
-def test_the_fast_way_writes_what_the_aligner_writes(unguarded: Aligner):
+def test_an_examination_hears_what_the_aligner_hears(unguarded: Aligner):
     triples = [Triple("What is the capital of France?", draft, draft, "harmless") for draft in DRAFTS]
     for triple, answer in zip(triples, write_answers(EMBEDDED_PATH, triples), strict=True):
         correction = unguarded.correct(triple.query, triple.draft, feedback="harmless")
