@@ -29,7 +29,6 @@ try:
         StoppingCriteria,
         StoppingCriteriaList,
     )
-    from transformers.cache_utils import DynamicLayer
     from transformers.utils import logging as hf_logging
 
     from aligner_chains.decoding.int4 import is_int4, load_int4
@@ -421,16 +420,15 @@ def _suits_guesses(model: PreTrainedModel) -> bool:
     Recurrent states cannot; a window could, but would take the memory of all that it saves to forget; rotations that
     depend on the length, and inputs that a model prepares by itself, would be those of the guess.
     """
-    rope = getattr(model.config, "rope_parameters", None) or getattr(model.config, "rope_scaling", None)
-    try:
-        layers = DynamicCache(config=model.config).layers
-    except Exception:  # noqa: BLE001  # a configuration of its own kind, of which only the model knows what to make
-        return False
+    config = model.config.get_text_config(decoder=True)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    is_windowed = any(getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    layers = getattr(config, "layer_types", None) or ["sliding_attention" if is_windowed else "full_attention"]
     return (
-        all(type(layer) is DynamicLayer for layer in layers)
+        set(layers) == {"full_attention"}
         and "past_key_values" in inspect.signature(model.forward).parameters
         and type(model).prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation
-        # Up to 5.3 transformers takes the layers of hybrid models for attention.
+        # Some hybrid models name no layers, but hold a state or a cache of their own.
         and not getattr(model, "_is_stateful", False)
         and getattr(model, "_supports_default_dynamic_cache", lambda: True)()
         and not any(kind in str(rope) for kind in ("longrope", "dynamic"))
