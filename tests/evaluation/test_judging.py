@@ -8,9 +8,6 @@ from aligner_chains.evaluation.judging import also_right, damage_in, is_help, is
 from aligner_chains.training.synthetic import wording
 
 RUDE = Triple("Who wrote Emma?", "Jane Austen did. Read a book, you dunce.", "Jane Austen did.", kind="rude/everyday")
-OVERCLAIMING = Triple(
-    "Does it work?", "I swear that it helps. Try it.", "As far as I know, it helps. Try it.", kind="overclaiming/task"
-)
 
 
 def example(rule, triple):
@@ -34,31 +31,6 @@ def test_a_copy_is_right_only_as_it_was():
     good = Triple("q", "Keep  both spaces.", "Keep  both spaces.")
     assert judge(example("copy", good), "Keep  both spaces.").right
     assert not judge(example("copy", good), "Keep both spaces.").right
-
-
-def test_an_overclaim_may_be_hedged_in_other_words_or_stand_bare():
-    right = also_right(OVERCLAIMING)
-    assert {
-        "it helps, as far as i know. try it.",
-        "it helps. try it.",
-    } < right
-    assert "i swear that it helps. try it." not in right
-    assert judge(example("edit", OVERCLAIMING), "It helps, as far as I know. Try it.").right
-    assert not judge(example("edit", OVERCLAIMING), "It helps, as far as I know.").right
-    assert not judge(example("copy", OVERCLAIMING), "It helps, as far as I know. Try it.").right
-
-
-@pytest.mark.parametrize(
-    ("kind", "correction"),
-    [
-        ("overclaiming", wording.UNSURE),
-        ("invented_source", wording.UNSOURCED),
-        ("dismissive", wording.OFFER),
-    ],
-)
-def test_a_sentence_that_was_nothing_but_the_defect_may_also_be_gone(kind: str, correction: str):
-    triple = Triple("q", "Stir it well. It is a bad sentence.", f"Stir it well. {correction}", kind=f"{kind}/task")
-    assert "stir it well." in also_right(triple)
 
 
 def test_an_unsafe_step_may_be_forbidden_or_give_way_to_a_caution():

@@ -36,10 +36,11 @@ from aligner_chains.training.synthetic import (
 from aligner_chains.training.synthetic.phrasings import Answer, Domain, Phrasing, Theme
 from aligner_chains.training.synthetic.queries import help_offer, plain_verb_phrase
 from aligner_chains.training.synthetic.text import capitalize, chunks_of, gerund, is_statement, second_person
-from aligner_chains.training.synthetic.wording import OFFER
 
 OBJECTIVES = [*EDITS, "empathetic and concise", "honest, harmless", "helpful, honest, and empathetic"]
 SPLITS: tuple[Split, Split] = ("train", "held_out")
+# What is only taken out.
+REMOVED: list[Kind] = ["rude", "dismissive", "overclaiming", "invented_source", "rambling"]
 # What a careless edit leaves behind.
 DEBRIS = re.compile(r"  |\n\n\n| [,.;:!?](?=\s|$)|\.\.|,,|\{|\}|=>")
 
@@ -103,7 +104,7 @@ def test_corrections_are_clean(seed: int, kind: Kind, objective: str, split: Spl
     assert len(triple.draft) < 2200
 
 
-@given(seed=seeds, kind=st.sampled_from(["rude", "rambling"]), split=st.sampled_from(SPLITS))
+@given(seed=seeds, kind=st.sampled_from(REMOVED), split=st.sampled_from(SPLITS))
 def test_what_is_only_removed_leaves_the_rest_as_it_is(seed: int, kind: Kind, split: Split):
     triple = compose(Random(seed), kind=kind, objective="helpful and harmless", split=split)
     # A clause may have taken the full stop with it ("..., got it?").
@@ -118,7 +119,7 @@ def test_what_is_only_removed_leaves_the_rest_as_it_is(seed: int, kind: Kind, sp
 @given(seed=seeds, objective=st.sampled_from(OBJECTIVES), split=st.sampled_from(SPLITS))
 def test_harmful_requests_are_refused_with_reason_and_offer(seed: int, objective: str, split: Split):
     triple = compose(Random(seed), kind="harmful", objective=objective, split=split)
-    assert triple.correction.startswith(("I can't help you ", "I can't help with that, because "))
+    assert triple.correction.startswith("I can't help with that, because ")
     assert any(
         triple.correction.endswith(f", {reason}. {offer}")
         for reason, offer in (theme.fitting for theme in load_phrasings(split).harmful)
@@ -129,12 +130,6 @@ def test_harmful_requests_are_refused_with_reason_and_offer(seed: int, objective
 def test_an_answer_that_is_none_becomes_an_offer_to_help(seed: int, kind: Kind):
     triple = compose(Random(seed), kind=kind, objective="helpful")
     assert triple.correction.startswith(("I can help you ", "I would be glad to help with this. "))
-
-
-@given(seed=seeds)
-def test_dismissive_remarks_become_an_offer_to_go_on(seed: int):
-    triple = compose(Random(seed), kind="dismissive", objective="helpful")
-    assert OFFER in triple.correction
 
 
 @given(seed=seeds, split=st.sampled_from(SPLITS))
@@ -256,9 +251,9 @@ def folder(tmp_path: Path) -> Path:
         ("rude.txt", "{a}, you clown.", "a place is one"),
         ("rude.txt", "You } clown.", "no partner"),
         ("rambling.txt", "{}, so to speak. => {}.", "has no corrections"),
-        ("overclaiming.txt", "This always works. =>", "draft => correction"),
-        ("overclaiming.txt", "{}, always. => Not always.", "different places"),
-        ("invented_source.txt", "Ask Dr. Who. => Ask {name}.", "a slot that the draft lacks"),
+        ("unsafe_step.txt", "Lick it. =>", "draft => correction"),
+        ("unsafe_step.txt", "{}, then lick it. => Never lick it.", "different places"),
+        ("unsafe_step.txt", "Lick it. => Ask {name}.", "a slot that the draft lacks"),
         ("evasive.txt", "{}, or not.", "whole sentences only"),
         ("harmful.txt", "steal a bike.", "no final punctuation"),
         ("harmful.txt", "# theft | because it is wrong", "2 fields"),
@@ -299,13 +294,10 @@ def test_a_malformed_file_is_named(folder: Path, name: str, text: str, problem: 
 @pytest.mark.parametrize(
     ("kind", "line", "correction"),
     [
-        ("overclaiming", "It never fails.", "I cannot be certain of this."),
-        ("overclaiming", "I swear that {}.", "As far as I know, {}."),
-        ("overclaiming", "{}, guaranteed.", "{}, as far as I know."),
-        ("overclaiming", "{a}, without a doubt, {b}.", "{a}, as far as I know, {b}."),
-        ("overclaiming", "{}, always. => {}, often.", "{}, often."),
-        ("invented_source", "A study proved it.", "I do not have a source I can verify for this."),
+        ("overclaiming", "It never fails.", ""),
+        ("overclaiming", "I swear that {}.", "{}."),
         ("invented_source", "{}, says Harvard.", "{}."),
+        ("dismissive", "{a}, look it up, {b}.", "{a} {b}."),
         ("unsafe_step", "Lick the socket.", "Never lick the socket."),
         ("unsafe_step", "You may lick it. => Do not lick it.", "Do not lick it."),
     ],

@@ -167,9 +167,9 @@ class Composer:
 
     def _choose_defects(self, rng: Random, kind: Kind) -> tuple[list[InnerDefect], bool]:
         if kind == "several" and rng.random() < 0.6:
-            # Many in one draft show more of them in a training of the same length; a second offer to help would be odd.
-            again = [defect for defect in INNER_DEFECTS if defect != "dismissive"]
-            crowd = rng.sample(INNER_DEFECTS, rng.choice((2, 3, 4))) + rng.choices(again, k=rng.choice((0, 1, 2)))
+            # Many in one draft show more of them in a training of the same length.
+            crowd = rng.sample(INNER_DEFECTS, rng.choice((2, 3, 4)))
+            crowd += rng.choices(INNER_DEFECTS, k=rng.choice((0, 1, 2)))
             return crowd, rng.random() < 0.1
         if kind == "several":
             cold = rng.random() < 0.25

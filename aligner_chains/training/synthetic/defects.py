@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Literal
 
-from aligner_chains.training.synthetic import text, wording
+from aligner_chains.training.synthetic import text
 from aligner_chains.training.synthetic.objectives import Defect
-from aligner_chains.training.synthetic.phrasings import Phrasing, Phrasings, Place
+from aligner_chains.training.synthetic.phrasings import Phrasing, Phrasings
 from aligner_chains.training.synthetic.slots import Slots
 from aligner_chains.training.synthetic.text import Chunk
 
@@ -96,12 +96,7 @@ class Injector:
         self._names = names
         self._ordinary = ordinary
         self._phrasings: dict[InnerDefect, tuple[Phrasing, ...]] = {
-            "rude": phrasings.rude,
-            "dismissive": tuple(_with_offer(phrasing) for phrasing in phrasings.dismissive),
-            "overclaiming": phrasings.overclaiming,
-            "invented_source": phrasings.invented_source,
-            "unsafe_step": phrasings.unsafe_step,
-            "rambling": phrasings.rambling,
+            defect: getattr(phrasings, defect) for defect in INNER_DEFECTS
         }
         self._own = {
             defect: tuple(phrasing for phrasing in found if phrasing.place == "own")
@@ -188,11 +183,6 @@ class Injector:
 def _own_piece(slots: Slots, phrasing: Phrasing, defect: InnerDefect, filled: dict[str, str]) -> Piece:
     draft = slots.fill(phrasing.draft, filled)
     return Piece("", "", draft, slots.fill(phrasing.correction, filled), defect)
-
-
-def _with_offer(phrasing: Phrasing) -> Phrasing:
-    place: Place = phrasing.place
-    return phrasing._replace(correction=wording.OFFER if place == "own" else f"{phrasing.correction} {wording.OFFER}")
 
 
 def _insert_first(pieces: list[Piece], piece: Piece) -> None:

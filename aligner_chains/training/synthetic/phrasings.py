@@ -13,7 +13,6 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, NoReturn, TypeVar
 
 from aligner_chains.errors import DataError
-from aligner_chains.training.synthetic import text, wording
 from aligner_chains.training.synthetic.wording import Split
 
 if TYPE_CHECKING:
@@ -123,9 +122,6 @@ def read_phrasings(folder: Traversable) -> Phrasings:
     def remarks(name: str) -> tuple[Phrasing, ...]:
         return _File(folder, f"{name}.txt").each(_File.remark)
 
-    def pairs(name: str, usual: Callable[[str, Place], str]) -> tuple[Phrasing, ...]:
-        return _File(folder, f"{name}.txt").each(lambda file, line: file.pair(line, usual))
-
     def sentences(name: str) -> tuple[str, ...]:
         return _File(folder, f"{name}.txt").each(_File.sentence)
 
@@ -136,9 +132,9 @@ def read_phrasings(folder: Traversable) -> Phrasings:
         rude=remarks("rude"),
         rambling=remarks("rambling"),
         dismissive=remarks("dismissive"),
-        overclaiming=pairs("overclaiming", _hedged),
-        invented_source=pairs("invented_source", _unsourced),
-        unsafe_step=pairs("unsafe_step", _forbidden),
+        overclaiming=remarks("overclaiming"),
+        invented_source=remarks("invented_source"),
+        unsafe_step=_File(folder, "unsafe_step.txt").each(_File.step),
         evasive=sentences("evasive"),
         needless_refusal=sentences("needless_refusal"),
         upset=_File(folder, "upset.txt").themes(fields=1, parse=_File.sentence),
@@ -161,23 +157,6 @@ def _domains(folder: Traversable) -> tuple[Domain, ...]:
     if missing := [theme.name for theme in tasks if theme.name not in advice]:
         file.fail(f"has no advice under {', '.join(map(repr, missing))}, but tasks.txt has tasks there")
     return tuple(Domain(theme.name, theme.lines, advice[theme.name]) for theme in tasks)
-
-
-# A small model learns to recognise a fault from a thousand phrasings, but not to answer each of them in other words.
-def _hedged(claim: str, place: Place) -> str:
-    if place == "own":
-        return wording.UNSURE
-    if place == "inside":
-        return f"{{a}}, {wording.HEDGE}, {{b}}."
-    return f"{{}}, {wording.HEDGE}." if claim.startswith("{}") else f"{text.capitalize(wording.HEDGE)}, {{}}."
-
-
-def _unsourced(_: str, place: Place) -> str:
-    return _UNWRAPPED[place] or wording.UNSOURCED
-
-
-def _forbidden(step: str, _: Place) -> str:
-    return f"Never {step[0].lower()}{step[1:]}"
 
 
 class _File:
@@ -243,12 +222,12 @@ class _File:
         place, _ = self._place(line)
         return Phrasing(line, _UNWRAPPED[place], place)
 
-    def pair(self, line: str, usual: Callable[[str, Place], str]) -> Phrasing:
+    def step(self, line: str) -> Phrasing:
         draft, arrow, correction = (part.strip() for part in line.partition("=>"))
         if not draft or (arrow and not correction) or "=>" in correction:
             self.fail(f"has {line!r}, but must be `draft => correction`, or a draft alone")
         place, slots = self._place(draft)
-        correction = correction or usual(draft, place)
+        correction = correction or f"Never {draft[0].lower()}{draft[1:]}"
         place_corrected, slots_corrected = self._place(correction)
         if place_corrected != place:
             self.fail(f"has {line!r}, whose sides have different places")

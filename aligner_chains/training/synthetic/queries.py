@@ -34,8 +34,7 @@ class HarmfulRequest:
     def refusal(self) -> str:
         """What an Aligner should answer."""
         reason, offer = self.theme.fitting
-        what = f"help you {text.second_person(self.verb_phrase)}" if self.verb_phrase else "help with that"
-        return f"I can't {what}, {reason}. {offer}"
+        return f"I can't help with that, {reason}. {offer}"
 
 
 def help_offer(verb_phrase: str | None) -> str:

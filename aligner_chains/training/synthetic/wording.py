@@ -9,13 +9,6 @@ from typing import Final, Literal
 #: Which words: those to train on, or those to test on.
 Split = Literal["train", "held_out"]
 
-#: What stands in for a dismissive remark.
-OFFER: Final = "If you tell me more about your situation, I can suggest a next step."
-#: What is put to a claim, and what stands in for a sentence that is nothing but one.
-HEDGE: Final = "as far as I know"
-UNSURE: Final = "I cannot be certain of this."
-#: What stands in for a sentence that is nothing but an invented source.
-UNSOURCED: Final = "I do not have a source I can verify for this."
 #: What stands in for unsafe advice that "Never" cannot be put before.
 SAFETY: Final = "Safety comes first here, so please follow the official advice."
 #: What follows an offer to help that stands in for an answer.
