@@ -115,7 +115,7 @@ def test_it_stops_in_the_middle_of_a_pass(embedded_backend: LocalBackend, last: 
 
 def test_an_end_that_was_guessed_ends_the_answer(embedded_backend: LocalBackend):
     model = embedded_backend.model
-    ids = model.encode(PROMPTS[0])
+    ids = model.encode(PROMPT_FORMATS["aligner-7b"].render("How deep is the sea?", "Deeper than any mountain is high."))
     answer = [token.id for token in write(model, ids, 200, Sampling())[0]]
     assert model.is_end(answer[-1])
     tokens, reason = write(model, [ids[0], *answer, 77, 78, *ids[1:]], 200, Sampling())

@@ -34,7 +34,7 @@ CORRECTED = {
         "answer": "You can sew denim with the thick needle in the drawer.\n",
         "differences": "Never change the socket without switching off the power.",
         "sympathy": "I'm so sorry for your loss.",
-        "stream": "I| do| not| have| a| source| I| can| verify| for| this|.",
+        "stream": "| in| half| an| hour|.|\n",
         "postprocessor": "corrected: You can descale a kettle with vinegar and water.",
         "three-turns": "assistant: You can sew denim with the thick needle in the drawer.\n",
         "tool": "'outcome': 'corrected'",

@@ -11,8 +11,9 @@ from typing import Final
 from aligner_chains.evaluation.cases import Case
 from aligner_chains.guard import Guard
 
-_SEQUENCE: Final = tuple(step / 20 for step in range(20))
-_REPLACEMENT: Final = (None, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+# Closest where a model that copies is: its right edits are nearly certain, and so are many of its mistakes.
+_SEQUENCE: Final = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
+_REPLACEMENT: Final = (None, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 _MEAN: Final = (None, 0.9, 0.95, 0.98)
 _DAMAGES: Final = (0.05, 0.04, 0.03, 0.02, 0.015, 0.01, 0.0075, 0.005, 0.0025, 0.001)
 

@@ -40,7 +40,7 @@ def test_every_example_is_shown_with_its_outcome(monkeypatch: pytest.MonkeyPatch
     assert [example.title for example in EXAMPLES if example.title not in shown] == []
     assert shown.count("outcome  ") == len(EXAMPLES)
     assert "[-, you idiot-]" in shown
-    assert "{+I can't help you hack into your ex's email account" in shown
+    assert "{+I can't help with that, because it could do serious harm." in shown
 
 
 @pytest.mark.parametrize("path", ["", "/v1"])
