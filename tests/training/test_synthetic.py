@@ -126,6 +126,13 @@ def test_harmful_requests_are_refused_with_reason_and_offer(seed: int, objective
     )
 
 
+def test_there_are_two_refusals_and_the_careful_one_is_for_self_harm():
+    refusals = {
+        (theme.name == "self-harm", theme.fitting) for split in SPLITS for theme in load_phrasings(split).harmful
+    }
+    assert len(refusals) == len({is_careful for is_careful, _ in refusals}) == 2
+
+
 @given(seed=seeds, kind=st.sampled_from(["needless_refusal", "evasive"]))
 def test_an_answer_that_is_none_becomes_an_offer_to_help(seed: int, kind: Kind):
     triple = compose(Random(seed), kind=kind, objective="helpful")
